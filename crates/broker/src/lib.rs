@@ -1,0 +1,1 @@
+//! The broker process: boot, router, sockets, module host, life cycle.

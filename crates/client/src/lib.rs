@@ -1,0 +1,1 @@
+//! Connecting to a broker through its local socket.

@@ -1,0 +1,1 @@
+//! The job engine: life cycle, queues, listing.

@@ -1,0 +1,1 @@
+//! Every RPC and event of the system, one type each.

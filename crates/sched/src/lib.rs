@@ -1,0 +1,1 @@
+//! The scheduling engine: resource sets, matching, queue policy.

@@ -1,0 +1,1 @@
+//! Broker modules: the glue between engines and messages.

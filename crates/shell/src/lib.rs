@@ -1,0 +1,1 @@
+//! The job shell: starts and serves the tasks of one job on one node.

@@ -1,0 +1,1 @@
+//! Documents of the RFCs: R, jobspec, eventlog, treeobj, blobref, constraint, taskmap, ranges.

@@ -1,0 +1,1 @@
+//! Spawning processes and carrying their standard I/O.

@@ -1,0 +1,1 @@
+//! Private instances for tests.

@@ -1,0 +1,1 @@
+//! Base types every other crate names: errno, ids, idset, hostlist, FSD, FLUID, roles.

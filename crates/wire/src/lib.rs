@@ -1,0 +1,1 @@
+//! RFC 3 messages: codec, route stack, stream framing.
