@@ -1,1 +1,9 @@
-//! Base types every other crate names: errno, ids, idset, hostlist, FSD, FLUID, roles.
+//! Base types every other crate names: error numbers, ids, roles, sets.
+
+mod errno;
+mod ids;
+mod role;
+
+pub use errno::Errno;
+pub use ids::{JobId, Matchtag, Rank, UserId};
+pub use role::{Cred, RoleMask};
