@@ -1,0 +1,75 @@
+//! Broker modules: service `module`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Empty, rpc};
+
+/// A module to load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Load {
+    /// Its name or path.
+    pub path: String,
+    /// The name it gets, if another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The program that loads it, if another than its suffix tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<String>,
+    /// Its arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Whether it runs as a process of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exec: bool,
+}
+
+/// A module to remove.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Remove {
+    /// Its name or path.
+    pub name: String,
+    /// Whether to stop it without asking.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel: bool,
+}
+
+/// A loaded module.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Module {
+    /// Its name.
+    pub name: String,
+    /// Where it came from; `builtin` for the broker's own.
+    pub path: String,
+    /// Whole seconds since its last message.
+    pub idle: i64,
+    /// 0 initialising, 1 running, 2 finalising, 3 exited.
+    pub status: i32,
+    /// The services it has, its own name included.
+    pub services: Vec<String>,
+    /// Messages waiting from it.
+    #[serde(default)]
+    pub sendqueue: i64,
+    /// Messages waiting for it.
+    #[serde(default)]
+    pub recvqueue: i64,
+}
+
+/// The loaded modules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct List {
+    /// The modules.
+    pub mods: Vec<Module>,
+}
+
+rpc! {
+    /// Loads a module; answered once it runs.
+    ModuleLoad: "module", "load", Single, Owner, Load => Empty
+}
+rpc! {
+    /// Removes a module; answered once it is gone. Errors: `ENOENT` no such module.
+    ModuleRemove: "module", "remove", Single, Owner, Remove => Empty
+}
+rpc! {
+    /// Lists modules.
+    ModuleList: "module", "list", Single, User, Empty => List
+}
