@@ -1,9 +1,17 @@
 //! Base types every other crate names: error numbers, ids, roles, sets.
 
 mod errno;
+pub mod fluid;
+pub mod fsd;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod hostlist;
 mod ids;
+pub mod idset;
 mod role;
 
 pub use errno::Errno;
+pub use hostlist::Hostlist;
 pub use ids::{JobId, Matchtag, Rank, UserId};
+pub use idset::IdSet;
 pub use role::{Cred, RoleMask};
