@@ -1,7 +1,8 @@
 //! Entry points that feed arbitrary bytes to every decoder of this crate. Each panics if a decoder
 //! panics or if what it accepted does not survive a round trip.
 
-use crate::{BlobRef, Constraint, ResourceSet, TreeObj, eventlog};
+use crate::stdio::StreamData;
+use crate::{BlobRef, Constraint, Count, Jobspec, ResourceSet, TreeObj, eventlog};
 
 /// Blobrefs (RFC 10).
 pub fn fuzz_blobref(data: &[u8]) {
@@ -40,5 +41,33 @@ pub fn fuzz_r(data: &[u8]) {
     if let Ok(set) = ResourceSet::decode(data) {
         let again = ResourceSet::decode(set.encode().as_bytes());
         assert_eq!(again.expect("an encoded R decodes"), set);
+    }
+}
+
+/// Jobspecs (RFC 14, RFC 25).
+pub fn fuzz_jobspec(data: &[u8]) {
+    if let Ok(spec) = Jobspec::decode(data) {
+        let _ = (spec.ntasks(), spec.nnodes(), spec.ncores(), spec.duration());
+        let again = Jobspec::decode(spec.encode().as_bytes());
+        assert_eq!(again.expect("an encoded jobspec decodes"), spec);
+    }
+}
+
+/// Counts and ranges (RFC 45).
+pub fn fuzz_count(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(count) = text.parse::<Count>()
+    {
+        let _ = count.largest_within(1000);
+        assert_eq!(count.to_string().parse(), Ok(count));
+    }
+}
+
+/// I/O objects (RFC 24).
+pub fn fuzz_stdio(data: &[u8]) {
+    if let Ok(object) = serde_json::from_slice(data)
+        && let Ok(piece) = StreamData::decode(&object, "UTF-8")
+    {
+        let _ = StreamData::decode(&piece.encode(), "UTF-8");
     }
 }

@@ -5,11 +5,16 @@ pub mod constraint;
 pub mod eventlog;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod jobspec;
 pub mod r;
+pub mod range;
+pub mod stdio;
 pub mod treeobj;
 
 pub use blobref::{BlobRef, HashKind};
 pub use constraint::Constraint;
 pub use eventlog::Entry;
+pub use jobspec::Jobspec;
 pub use r::ResourceSet;
+pub use range::{Count, Range};
 pub use treeobj::TreeObj;
