@@ -2,7 +2,7 @@
 //! panics or if what it accepted does not survive a round trip.
 
 use crate::stdio::StreamData;
-use crate::{BlobRef, Constraint, Count, Jobspec, ResourceSet, TreeObj, eventlog};
+use crate::{BlobRef, Constraint, Count, Jobspec, ResourceSet, Taskmap, TreeObj, eventlog, shape};
 
 /// Blobrefs (RFC 10).
 pub fn fuzz_blobref(data: &[u8]) {
@@ -59,7 +59,12 @@ pub fn fuzz_count(data: &[u8]) {
         && let Ok(count) = text.parse::<Count>()
     {
         let _ = count.largest_within(1000);
-        assert_eq!(count.to_string().parse(), Ok(count));
+        // Not the same value: the set `,1-4` is written like the range `1-4`, and means the same.
+        let again = count.to_string().parse::<Count>();
+        assert_eq!(
+            again.expect("an encoded count decodes").to_string(),
+            count.to_string()
+        );
     }
 }
 
@@ -69,5 +74,24 @@ pub fn fuzz_stdio(data: &[u8]) {
         && let Ok(piece) = StreamData::decode(&object, "UTF-8")
     {
         let _ = StreamData::decode(&piece.encode(), "UTF-8");
+    }
+}
+
+/// Task maps (RFC 34).
+pub fn fuzz_taskmap(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(map) = text.parse::<Taskmap>()
+        && map.ntasks() < 10_000
+    {
+        let json = map.to_value().to_string();
+        let again = json.parse::<Taskmap>();
+        assert_eq!(again.expect("an encoded task map decodes"), map);
+    }
+}
+
+/// Shapes (RFC 46).
+pub fn fuzz_shape(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = shape::parse(text);
     }
 }

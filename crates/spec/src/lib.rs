@@ -8,7 +8,9 @@ pub mod fuzz;
 pub mod jobspec;
 pub mod r;
 pub mod range;
+pub mod shape;
 pub mod stdio;
+pub mod taskmap;
 pub mod treeobj;
 
 pub use blobref::{BlobRef, HashKind};
@@ -17,4 +19,5 @@ pub use eventlog::Entry;
 pub use jobspec::Jobspec;
 pub use r::ResourceSet;
 pub use range::{Count, Range};
+pub use taskmap::Taskmap;
 pub use treeobj::TreeObj;

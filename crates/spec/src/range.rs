@@ -294,6 +294,7 @@ impl FromStr for Count {
         let set: IdSet = text.parse().map_err(|_| RangeError::Syntax)?;
         match set.first() {
             None | Some(0) => Err(RangeError::Zero),
+            Some(only) if set.len() == 1 => Ok(Count::Fixed(only.into())),
             Some(_) => Ok(Count::Set(set)),
         }
     }
@@ -353,6 +354,7 @@ mod tests {
             ("4,9,16,25", 4, Some(25), Some(16)),
             ("[4,9]", 4, Some(9), Some(9)),
             ("30+", 30, None, None),
+            (",5", 5, Some(5), Some(5)),
         ] {
             let count: Count = text.parse().unwrap();
             assert_eq!((count.min(), count.max()), (min, max));

@@ -1,0 +1,139 @@
+//! The decoders and their seeds, which are examples of the RFCs.
+
+/// A decoder to feed.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&[u8]),
+    pub(crate) seeds: &'static [&'static str],
+}
+
+pub(crate) const TARGETS: &[Target] = &[
+    Target {
+        name: "idset",
+        run: types::fuzz::fuzz_idset,
+        seeds: &["", "1,2,3,5,6,42", "1-3,5-6,42", "[1-3,5-6,42]"],
+    },
+    Target {
+        name: "hostlist",
+        run: types::fuzz::fuzz_hostlist,
+        seeds: &[
+            "foox,fooy,fooz",
+            "[1-3,5-6]",
+            "foo[0-4]-eth2",
+            "[00-02]",
+            "foo[1,1,2,1]",
+            "host[0-10,12]",
+            "foo09,foo10",
+        ],
+    },
+    Target {
+        name: "fsd",
+        run: types::fuzz::fuzz_fsd,
+        seeds: &["2ms", "0.1s", "30", "1.2h", "5m", "5d", "inf", "INFINITY"],
+    },
+    Target {
+        name: "fluid",
+        run: types::fuzz::fuzz_fluid,
+        seeds: &[
+            "6731191091817518",
+            "ƒuZZybuNNy",
+            "fuZZybuNNy",
+            "0x17e9fb8df16c2e",
+            "0017.e9fb.8df1.6c2e",
+            "job.0017.e9fb.8df1.6c2e",
+            "reform-remote-galileo--heart-package-academy",
+            "🚹💂🙌😳💱🏃",
+        ],
+    },
+    Target {
+        name: "blobref",
+        run: spec::fuzz::fuzz_blobref,
+        seeds: &[
+            "sha1-f1d2d2f924e986ac86fdf7b36c94bcdf32beec15",
+            "sha256-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        ],
+    },
+    Target {
+        name: "eventlog",
+        run: spec::fuzz::fuzz_eventlog,
+        seeds: &[
+            "{\"timestamp\":1552593348.073045,\"name\":\"submit\",\"context\":{\"urgency\":16,\"userid\":5588,\"flags\":0}}\n",
+            "{\"timestamp\":1552593348.093541,\"name\":\"free\"}\n{\"timestamp\":1552593348.1,\"name\":\"clean\"}\n",
+        ],
+    },
+    Target {
+        name: "treeobj",
+        run: spec::fuzz::fuzz_treeobj,
+        seeds: &[
+            r#"{"data":{},"type":"dir","ver":1}"#,
+            r#"{"ver":1,"type":"val","data":"NDIyCg=="}"#,
+            r#"{"ver":1,"type":"valref","data":["sha1-f1d2d2f924e986ac86fdf7b36c94bcdf32beec15"]}"#,
+            r#"{"ver":1,"type":"symlink","data":{"namespace":"a","target":"b.b"}}"#,
+            r#"{"ver":1,"type":"dir","data":{"a":{"ver":1,"type":"dir","data":{"b":{"ver":1,"type":"val","data":""}}}}}"#,
+        ],
+    },
+    Target {
+        name: "constraint",
+        run: spec::fuzz::fuzz_constraint,
+        seeds: &[
+            r#"{"and":[{"hostlist":["host[0-1]"]},{"properties":["ssd"]}]}"#,
+            r#"{"not":[{"properties":["^slowgpu"]}]}"#,
+            r#"{"ranks":["0"]}"#,
+        ],
+    },
+    Target {
+        name: "r",
+        run: spec::fuzz::fuzz_r,
+        seeds: &[
+            r#"{"version":1,"execution":{"R_lite":[{"rank":"19-22","children":{"core":"0-47","gpu":"0-7"}}],"nodelist":["node[186-189]"],"nslots":32,"starttime":1676560542,"expiration":1676562342}}"#,
+            r#"{"version":1,"execution":{"R_lite":[{"rank":"0","children":{"core":"0"}}],"starttime":0.0,"expiration":0.0,"nodelist":["a"],"properties":{"p":"0"}},"scheduling":{"x":1}}"#,
+        ],
+    },
+    Target {
+        name: "jobspec",
+        run: spec::fuzz::fuzz_jobspec,
+        seeds: &[
+            r#"{"version":1,"resources":[{"type":"node","count":4,"with":[{"type":"slot","count":1,"label":"default","with":[{"type":"core","count":2}]}]}],"tasks":[{"command":["app"],"slot":"default","count":{"per_slot":1}}],"attributes":{"system":{"duration":3600.0,"cwd":"/home/flux","environment":{"HOME":"/home/flux"}}}}"#,
+            r#"{"version":999,"resources":[{"type":"slot","count":{"min":3,"max":30,"operator":"+","operand":1},"label":"default","with":[{"type":"node","count":1}]}],"tasks":[{"command":["flux","start"],"slot":"default","count":{"per_resource":{"type":"node","count":1}}}],"attributes":null}"#,
+        ],
+    },
+    Target {
+        name: "count",
+        run: spec::fuzz::fuzz_count,
+        seeds: &[
+            "1-5:2:+",
+            "1-4",
+            "[1-4:2:*]",
+            "[100+]",
+            "2-300:2:^",
+            "4,9,16,25",
+        ],
+    },
+    Target {
+        name: "shape",
+        run: spec::fuzz::fuzz_shape,
+        seeds: &[
+            "slot=4{nodelevel}/node{-x}/socket=2+/core=4+",
+            "[cluster/slot=2{ib}/node/[memory=4{unit:GB};ib10g];switch/slot=2{bicore}/node/core=2]",
+            "slot=4,9,16,25/node",
+        ],
+    },
+    Target {
+        name: "taskmap",
+        run: spec::fuzz::fuzz_taskmap,
+        seeds: &[
+            "[[0,6,1,2],[4,2,1,2]]",
+            "{\"version\":1,\"map\":[[0,4096,256,1]]}",
+            "(vector,(0,4,2),(4,2,4))",
+            "0,6;1,7;2,8;3,9;4,10,12,14;5,11,13,15",
+        ],
+    },
+    Target {
+        name: "stdio",
+        run: spec::fuzz::fuzz_stdio,
+        seeds: &[
+            r#"{"stream":"stdout","rank":"31","data":"bWVlcAo=","eof":"true"}"#,
+            r#"{"stream":"stderr","rank":"0-3","encoding":"base64","data":"/w==","repeat":2}"#,
+        ],
+    },
+];
