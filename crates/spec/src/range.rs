@@ -255,8 +255,11 @@ impl Count {
             Count::Fixed(count) => (*count <= available).then_some(*count),
             Count::Range(range) => range.largest_within(available),
             Count::Set(set) => {
-                let within = |&count: &u64| count <= available;
-                set.iter().rev().map(u64::from).find(within)
+                // By range, because one range may hold billions of counts.
+                let within = |(lo, hi): (u32, u32)| {
+                    (u64::from(lo) <= available).then(|| available.min(hi.into()))
+                };
+                set.ranges().filter_map(within).last()
             }
         }
     }
