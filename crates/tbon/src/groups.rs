@@ -84,14 +84,21 @@ pub enum Effect {
 /// Where effects are collected.
 pub type Effects = Vec<Effect>;
 
+enum Joiner {
+    /// The broker itself: this is not undone when a client disconnects.
+    Broker,
+    /// The client with this uuid.
+    Client(String),
+}
+
 #[derive(Default)]
 struct Group {
     /// Members in this subtree, this rank included.
     members: IdSet,
     /// The members when the last batch was sent.
     flushed: IdSet,
-    /// The client that joined on this rank; `None` inside for the broker itself.
-    local: Option<Option<String>>,
+    /// Who joined on this rank, while it is a member.
+    local: Option<Joiner>,
 }
 
 /// The state of one broker.
@@ -130,7 +137,10 @@ impl Groups {
         if group.local.is_some() {
             return Err(GroupError::AlreadyMember(self.rank, name.to_owned()));
         }
-        group.local = Some(client.map(str::to_owned));
+        group.local = Some(match client {
+            Some(uuid) => Joiner::Client(uuid.to_owned()),
+            None => Joiner::Broker,
+        });
         group.members.insert(self.rank.0);
         self.touch(name, out);
         Ok(())
@@ -150,9 +160,10 @@ impl Groups {
         Ok(())
     }
 
-    /// A client is gone: its joins are undone and it follows nothing any more.
+    /// A client is gone: its joins are undone. What it follows is the glue's to [`Groups::unwatch`].
     pub fn on_disconnect(&mut self, client: &str, out: &mut Effects) {
-        let joined = |group: &Group| matches!(&group.local, Some(Some(c)) if c == client);
+        let joined =
+            |group: &Group| matches!(&group.local, Some(Joiner::Client(uuid)) if uuid == client);
         let names: Vec<String> = self
             .groups
             .iter()
@@ -176,6 +187,8 @@ impl Groups {
         };
         if changed {
             self.touch(name, out);
+        } else {
+            self.forget_if_unused(name);
         }
     }
 
@@ -193,7 +206,9 @@ impl Groups {
                     group.members.remove_all(&ranks);
                 }
             }
-            if group.members != before {
+            if group.members == before {
+                self.forget_if_unused(name);
+            } else {
                 self.touch(name, out);
             }
         }
@@ -317,7 +332,7 @@ impl Groups {
 
     /// Names come from clients, so groups without members must not pile up.
     fn forget_if_unused(&mut self, name: &str) {
-        let unused = |g: &Group| g.members.is_empty() && g.flushed.is_empty() && g.local.is_none();
+        let unused = |g: &Group| g.members.is_empty() && g.flushed.is_empty();
         if self.groups.get(name).is_some_and(unused) {
             self.groups.remove(name);
         }
@@ -421,6 +436,27 @@ mod tests {
         groups.on_update(Rank(5), &lie, &mut out);
         groups.flush(&mut out);
         assert_eq!(groups.members("g").unwrap(), ids("1,3-4"));
+    }
+
+    #[test]
+    fn names_without_members_are_forgotten() {
+        let mut groups = Groups::new(Rank(0), topology(3));
+        let mut out = Vec::new();
+        let none = Update::from([(
+            "g".to_owned(),
+            vec![Change {
+                ranks: ids("1"),
+                set: false,
+            }],
+        )]);
+        groups.on_update(Rank(1), &none, &mut out);
+        groups.set_member("h", Rank(1), false, &mut out);
+        assert!(out.is_empty());
+        groups.join("i", None, &mut out).unwrap();
+        groups.leave("i", &mut out).unwrap();
+        groups.flush(&mut out);
+        assert_eq!(out, [Effect::StartTimer]);
+        assert_eq!(groups.subtree_members().count(), 0);
     }
 
     #[test]

@@ -525,3 +525,37 @@ fn socket_file_goes_with_the_router() {
         assert!(!path.exists());
     });
 }
+
+#[test]
+fn shutdown_delivers_what_was_queued() {
+    run(async {
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let config = Security::curve();
+        let on_event = move |event| drop(sender.send(event));
+        let options = Options::default();
+        let router = Router::bind(&[tcp()], config.router(), options, on_event)
+            .await
+            .unwrap();
+        let endpoint = &router.endpoints()[0];
+        let dealer = Dealer::connect(endpoint, config.dealer(), Options::default(), |_| {});
+        let dealer = dealer.await.unwrap();
+        let large = vec![b'x'; 3_000_000];
+        dealer.send(&[&large]).unwrap();
+        // Input that nobody reads must not spoil the parting.
+        assert!(matches!(
+            events.recv().await.unwrap(),
+            RouterEvent::Connected { .. }
+        ));
+        router.send(b"rust", &[&large]).unwrap();
+        dealer.shutdown().await;
+        let Some(RouterEvent::Message { parts, .. }) = events.recv().await else {
+            panic!()
+        };
+        assert_eq!(parts[0].len(), large.len());
+        assert!(matches!(
+            events.recv().await.unwrap(),
+            RouterEvent::Disconnected { .. }
+        ));
+        router.shutdown().await;
+    });
+}

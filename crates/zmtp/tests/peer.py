@@ -1,9 +1,8 @@
-"""Plays a ZeroMQ peer on real libzmq, for interop.rs and the echo example.
+"""Plays a ZeroMQ peer on real libzmq, for interop.rs.
 
   peer.py dealer ENDPOINT MECHANISM    send messages, expect each one back
   peer.py router ENDPOINT MECHANISM    print the endpoint bound, echo until "quit"
   peer.py refused ENDPOINT MECHANISM   connect, expect the handshake to fail
-  peer.py bench ENDPOINT MECHANISM     measure round trips and rate against an echo server
 
 MECHANISM is `null` or `curve`. With curve, the environment holds SERVER_PUBLIC, SERVER_SECRET,
 CLIENT_PUBLIC and CLIENT_SECRET in Z85.
@@ -11,7 +10,6 @@ CLIENT_PUBLIC and CLIENT_SECRET in Z85.
 
 import os
 import sys
-import time
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -112,29 +110,10 @@ def refused(context, endpoint, mechanism):
     socket.close()
 
 
-def bench(context, endpoint, mechanism):
-    socket = make(context, zmq.DEALER, mechanism)
-    socket.hwm = 0
-    socket.connect(endpoint)
-    payload = b"x" * 200
-    for _ in range(1000):
-        socket.send(payload)
-        socket.recv()
-    rounds, samples = 20000, []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        socket.send(payload)
-        socket.recv()
-        samples.append(time.perf_counter() - start)
-    samples.sort()
-    print("p50 %.1f us" % (samples[rounds // 2] * 1e6), flush=True)
-    socket.close()
-
-
 def main():
     action, endpoint, mechanism = sys.argv[1:4]
     context = zmq.Context()
-    actions = {"dealer": dealer, "router": router, "refused": refused, "bench": bench}
+    actions = {"dealer": dealer, "router": router, "refused": refused}
     actions[action](context, endpoint, mechanism)
     context.term()
 

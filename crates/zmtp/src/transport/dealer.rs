@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
 use super::endpoint::{Endpoint, Stream};
 use super::link::Link;
@@ -26,6 +26,7 @@ pub enum DealerEvent {
 pub struct Dealer {
     link: Rc<Link>,
     peer: Box<PeerInfo>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Dealer {
@@ -45,7 +46,7 @@ impl Dealer {
         let (ready_sender, ready) = oneshot::channel();
         let mut guard = CloseOnDrop(Some(link.clone()));
         let task_link = link.clone();
-        spawn_local(async move {
+        let task = spawn_local(async move {
             let mut ready_sender = Some(ready_sender);
             let reason = task_link
                 .run(stream, |event| {
@@ -71,7 +72,11 @@ impl Dealer {
         // The task always answers, unless the runtime is shutting down.
         let peer = ready.await.unwrap_or(Err(Closed::Local))?;
         guard.0 = None;
-        Ok(Dealer { link, peer })
+        Ok(Dealer {
+            link,
+            peer,
+            task: Some(task),
+        })
     }
 
     /// What the handshake told about the peer.
@@ -88,6 +93,16 @@ impl Dealer {
     /// Ends the connection once what is queued is written or the linger time is over.
     pub fn close(&self) {
         self.link.close(Closed::Local);
+    }
+
+    /// Closes, and waits until what was queued is written or the linger time is over. A program
+    /// that ends at once would otherwise lose it.
+    pub async fn shutdown(mut self) {
+        self.close();
+        if let Some(task) = self.task.take() {
+            // A task that panicked has nothing left to write.
+            let _ = task.await;
+        }
     }
 }
 

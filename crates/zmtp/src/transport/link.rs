@@ -120,10 +120,16 @@ impl Link {
             () = self.handshake_deadline() => Closed::HandshakeTimeout,
         };
         let reason = self.finish(reason);
-        if !matches!(reason, Closed::Peer | Closed::Io(_) | Closed::Overflow) {
+        if matches!(
+            reason,
+            Closed::Local | Closed::DuplicateIdentity | Closed::Protocol(_)
+        ) {
+            let parting = async {
+                self.flush(&mut writer, &mut writing).await?;
+                drain(&mut reader).await
+            };
             // Failing to deliver the rest changes nothing: the connection ends either way.
-            let flushed = self.flush(&mut writer, &mut writing);
-            let _ = time::timeout(self.options.linger, flushed).await;
+            let _ = time::timeout(self.options.linger, parting).await;
         }
         reason
     }
@@ -234,4 +240,12 @@ impl Link {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Reads until the peer closes too. Closing with unread input would make the system reset the
+/// connection, and with it drop what the peer has not received yet.
+async fn drain<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<()> {
+    let mut scrap = [0; 4096];
+    while reader.read(&mut scrap).await? > 0 {}
+    Ok(())
 }

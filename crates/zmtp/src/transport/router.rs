@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::endpoint::{Endpoint, Listener, Stream};
@@ -64,6 +65,10 @@ struct Inner {
     /// Connections in their handshake.
     pending: RefCell<Vec<Rc<Link>>>,
     next_identity: Cell<u32>,
+    /// Connection tasks that have not ended.
+    serving: Cell<usize>,
+    /// The last of them ended.
+    idle: Notify,
     on_event: RefCell<Box<dyn FnMut(RouterEvent)>>,
 }
 
@@ -96,6 +101,8 @@ impl Router {
             peers: RefCell::default(),
             pending: RefCell::default(),
             next_identity: Cell::new(1),
+            serving: Cell::new(0),
+            idle: Notify::new(),
             on_event: RefCell::new(Box::new(on_event)),
         });
         let endpoints = bound
@@ -136,6 +143,16 @@ impl Router {
     pub fn disconnect(&self, identity: &[u8]) {
         if let Some(link) = self.inner.peers.borrow_mut().remove(identity) {
             link.close(Closed::Local);
+        }
+    }
+
+    /// Stops listening, closes all connections, and waits until what was queued is written or the
+    /// linger time is over. A program that ends at once would otherwise lose it.
+    pub async fn shutdown(self) {
+        let inner = self.inner.clone();
+        drop(self);
+        while inner.serving.get() > 0 {
+            inner.idle.notified().await;
         }
     }
 }
@@ -186,6 +203,7 @@ impl Inner {
         }
         let link = Rc::new(Link::new(self.config.clone(), self.options.clone()));
         self.pending.borrow_mut().push(link.clone());
+        self.serving.set(self.serving.get() + 1);
         spawn_local(self.serve(stream, link));
     }
 
@@ -228,6 +246,10 @@ impl Inner {
                 self.pending.borrow_mut().retain(|l| !Rc::ptr_eq(l, &link));
                 self.emit(RouterEvent::Rejected { address, reason });
             }
+        }
+        self.serving.set(self.serving.get() - 1);
+        if self.serving.get() == 0 {
+            self.idle.notify_one();
         }
     }
 
