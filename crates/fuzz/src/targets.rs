@@ -136,4 +136,23 @@ pub(crate) const TARGETS: &[Target] = &[
             r#"{"stream":"stderr","rank":"0-3","encoding":"base64","data":"/w==","repeat":2}"#,
         ],
     },
+    Target {
+        name: "zmtp",
+        run: zmtp::fuzz::fuzz_connection,
+        seeds: &[
+            "\x01\x03one\x01\x00\x00\x05three",
+            "\x02\0\0\0\0\0\0\0\x04long",
+            "\x04\x07\x04PING\0\0\x04\x0a\x04PING\0\0ctx\x04\x07\x04PONGxx",
+            "\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0",
+            "\x04\x0a\x05ERROR\x03400\0\x05hello",
+            "\x00\x19\x07MESSAGE\0\0\0\0\0\0\0\x030123456789abcdef",
+        ],
+    },
+    Target {
+        name: "certificate",
+        run: zmtp::fuzz::fuzz_certificate,
+        seeds: &[
+            "#  comment\n\nmetadata\n    name = \"foo\"\ncurve\n    public-key = \"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID\"\n    secret-key = \"D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs\"\n",
+        ],
+    },
 ];
