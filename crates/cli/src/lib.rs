@@ -1,1 +1,26 @@
-//! The flux commands.
+//! The `flux` command: the driver and the commands it has built in.
+//!
+//! [`main`] prepares the environment and finds the command by name; the command then parses its
+//! own words. Nothing is set up before a command needs it, so that starting one costs little.
+
+mod builtin;
+mod commands;
+mod driver;
+mod environment;
+mod fail;
+mod options;
+mod output;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// A program that lives in another crate and is run under a command name, its words without
+/// `flux` and with its name first.
+pub type Program = fn(Vec<OsString>) -> ExitCode;
+
+/// Runs `flux` with its words, the program's own name first. `extra` are commands of other crates.
+pub fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
+    let code = driver::main(args, extra);
+    output::flush();
+    code
+}

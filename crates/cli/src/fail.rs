@@ -1,0 +1,117 @@
+//! How commands fail.
+
+use client::{Client, OpenError};
+use rpc::RpcError;
+use types::Errno;
+
+use crate::err;
+
+/// Why a command stops, and with which status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fail {
+    /// What to say; empty if all is said.
+    pub text: String,
+    /// The exit status.
+    pub status: i32,
+}
+
+impl Fail {
+    /// Stops with a message and status 1.
+    pub fn new(text: impl Into<String>) -> Fail {
+        Fail {
+            text: text.into(),
+            status: 1,
+        }
+    }
+
+    /// Stops with a status, everything having been said.
+    pub fn silent(status: i32) -> Fail {
+        Fail {
+            text: String::new(),
+            status,
+        }
+    }
+
+    /// With `what` in front of the text.
+    pub fn of(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Fail {
+        Fail::new(format!("{what}: {error}"))
+    }
+
+    /// With another status.
+    pub fn with_status(mut self, status: i32) -> Fail {
+        self.status = status;
+        self
+    }
+}
+
+impl From<RpcError> for Fail {
+    fn from(error: RpcError) -> Fail {
+        Fail::new(error.to_string())
+    }
+}
+
+impl From<Errno> for Fail {
+    fn from(error: Errno) -> Fail {
+        Fail::new(error.to_string())
+    }
+}
+
+/// A parser has said all.
+impl From<i32> for Fail {
+    fn from(status: i32) -> Fail {
+        Fail::silent(status)
+    }
+}
+
+/// What a command's body comes to: its exit status.
+pub type Outcome = Result<i32, Fail>;
+
+/// Reports a failure after `prefix` and returns the exit status.
+pub fn report(prefix: &str, outcome: Outcome) -> i32 {
+    match outcome {
+        Ok(status) => status,
+        Err(fail) => {
+            if !fail.text.is_empty() {
+                err!("{prefix}: {}", fail.text);
+            }
+            fail.status
+        }
+    }
+}
+
+/// Runs a command's body and reports its failure after `prefix`.
+pub fn run(prefix: &str, body: impl Future<Output = Outcome>) -> i32 {
+    match client::run(body) {
+        Ok(outcome) => report(prefix, outcome),
+        Err(error) => report(prefix, Err(Fail::new(error.to_string()))),
+    }
+}
+
+/// Connects as the programs of family G do, which name the call that failed.
+pub async fn connect() -> Result<Client, Fail> {
+    client::open(None)
+        .await
+        .map_err(|error| Fail::of("flux_open", error.errno))
+}
+
+/// Connects as the builtins do, which fail under the driver's name.
+pub async fn connect_builtin() -> Result<Client, Fail> {
+    client::open(None).await.map_err(|error| {
+        err!("flux: flux_open: {}", error.errno);
+        Fail::silent(1)
+    })
+}
+
+/// Connects as the commands of family P do.
+pub async fn connect_p() -> Result<Client, Fail> {
+    client::open(None).await.map_err(unable)
+}
+
+fn unable(error: OpenError) -> Fail {
+    Fail::of("Unable to connect to Flux", error)
+}
+
+/// The text of an error as Python shows the exception object.
+pub fn python_text(error: &RpcError) -> String {
+    format!("[Errno {}] {error}", error.errno.0)
+}

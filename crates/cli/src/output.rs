@@ -1,0 +1,89 @@
+//! Standard output and error of commands.
+//!
+//! Output is gathered in one buffer per process and written when the command ends, flushes, or
+//! says something on standard error, so that a listing is a handful of system calls and both
+//! streams keep their order. A reader that goes away ends the command quietly, as a signal would.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Write};
+
+/// What a shell reports for a program ended by `SIGPIPE`.
+const BROKEN_PIPE_STATUS: i32 = 128 + 13;
+
+/// Bytes gathered before they are written anyway.
+const BUFFER_SIZE: usize = 1 << 16;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes to standard output, by and by.
+pub fn write(bytes: &[u8]) {
+    let full = BUFFER.with_borrow_mut(|buffer| {
+        buffer.extend_from_slice(bytes);
+        buffer.len() >= BUFFER_SIZE
+    });
+    if full {
+        flush();
+    }
+}
+
+/// Writes formatted text to standard output, by and by. See [`crate::out!`].
+pub fn write_fmt(text: fmt::Arguments<'_>) {
+    // Writing to memory does not fail.
+    BUFFER.with_borrow_mut(|buffer| drop(buffer.write_fmt(text)));
+    write(b"");
+}
+
+/// Writes what was gathered.
+pub fn flush() {
+    let bytes = BUFFER.with_borrow_mut(std::mem::take);
+    if bytes.is_empty() {
+        return;
+    }
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(BROKEN_PIPE_STATUS);
+        }
+        error_line(format_args!("flux: write error: {error}"));
+        std::process::exit(1);
+    }
+}
+
+/// Writes a line to standard error, after what standard output has. See [`crate::err!`].
+pub fn error_line(text: fmt::Arguments<'_>) {
+    flush();
+    // Nobody is left to tell if standard error fails.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes bytes to standard error, after what standard output has.
+pub fn error_bytes(bytes: &[u8]) {
+    flush();
+    // Nobody is left to tell if standard error fails.
+    let _ = io::stderr().lock().write_all(bytes);
+}
+
+/// Prints to standard output.
+#[macro_export]
+macro_rules! out {
+    ($($arg:tt)*) => { $crate::output::write_fmt(format_args!($($arg)*)) };
+}
+
+/// Prints a line to standard output.
+#[macro_export]
+macro_rules! outln {
+    () => { $crate::output::write(b"\n") };
+    ($($arg:tt)*) => {{
+        $crate::output::write_fmt(format_args!($($arg)*));
+        $crate::output::write(b"\n");
+    }};
+}
+
+/// Prints a line to standard error.
+#[macro_export]
+macro_rules! err {
+    ($($arg:tt)*) => { $crate::output::error_line(format_args!($($arg)*)) };
+}
