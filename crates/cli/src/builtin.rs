@@ -5,10 +5,10 @@
 use std::path::{Path, PathBuf};
 
 /// The version commands and attributes report: the level of the reference we follow.
-pub const VERSION: &str = "0.88.0";
+pub(crate) const VERSION: &str = "0.88.0";
 
 /// The directory of the running executable.
-pub fn executable_dir() -> PathBuf {
+pub(crate) fn executable_dir() -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|path| path.parent().map(Path::to_path_buf))
@@ -24,7 +24,7 @@ fn prefix() -> PathBuf {
 }
 
 /// The keys of [`get`].
-pub const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "confdir",
     "libexecdir",
     "datadir",
@@ -50,7 +50,7 @@ pub const KEYS: &[&str] = &[
 ];
 
 /// A compiled-in setting, `None` if there is no such key.
-pub fn get(key: &str) -> Option<String> {
+pub(crate) fn get(key: &str) -> Option<String> {
     let prefix = prefix();
     let under = |path: &str| prefix.join(path).display().to_string();
     Some(match key {

@@ -17,7 +17,11 @@ static PARSER: Parser = Parser {
     about: "",
     family: Family::G,
     opts: &[
-        flag('v', "verbose", "Show the environment and how the command is found"),
+        flag(
+            'v',
+            "verbose",
+            "Show the environment and how the command is found",
+        ),
         flag('V', "version", "Show version information"),
         flag('p', "parent", "Run the command in the enclosing instance"),
         flag('r', "root", "Run the command in the outermost instance"),
@@ -30,9 +34,9 @@ const SUGGEST_DISTANCE_MAX: usize = 3;
 const SUGGEST_MAX: usize = 3;
 
 /// How a command sees its environment.
-pub struct Invocation<'a> {
+pub(crate) struct Invocation<'a> {
     /// What the driver prepared.
-    pub environment: &'a Environment,
+    pub(crate) environment: &'a Environment,
 }
 
 pub(crate) fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
@@ -47,7 +51,10 @@ pub(crate) fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
         .iter()
         .position(|word| !word.starts_with('-'))
         .unwrap_or(words.len());
-    if words[..own].iter().any(|word| word == "-h" || word == "--help") {
+    if words[..own]
+        .iter()
+        .any(|word| word == "-h" || word == "--help")
+    {
         show_help();
         return ExitCode::SUCCESS;
     }
@@ -121,7 +128,7 @@ fn enclosing(environment: &mut Environment, up: usize) -> Result<(), fail::Fail>
             match client.attr("parent-uri").await {
                 Ok(parent) => uri = Some(parent),
                 Err(error) if error.errno == Errno::ENOENT => break,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(fail::Fail::from(error)),
             }
             namespace = client.attr("parent-kvs-namespace").await.ok();
         }

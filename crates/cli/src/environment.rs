@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::builtin;
 
 /// The variables `flux` manages. Values are kept here and set for the process only once.
-pub struct Environment {
+pub(crate) struct Environment {
     vars: Vec<(String, Option<String>)>,
 }
 
@@ -32,7 +32,7 @@ fn var(name: &str) -> Option<String> {
 impl Environment {
     /// The environment for commands: what the caller had, with the installation's own places in
     /// front. `argv0` is how `flux` was called.
-    pub fn prepare(argv0: &OsStr) -> Environment {
+    pub(crate) fn prepare(argv0: &OsStr) -> Environment {
         let mut vars = Vec::new();
         for (name, key) in [
             ("FLUX_EXEC_PATH", "exec_path"),
@@ -59,8 +59,10 @@ impl Environment {
             vars.push(("PYTHONPATH".to_owned(), Some(join(':', &values))));
         }
         let man = match var("MANPATH") {
-            Some(path) => join(':', &[builtin::get("man_path"), Some(path.clone())])
-                + if path.ends_with(':') { ":" } else { "" },
+            Some(path) => {
+                join(':', &[builtin::get("man_path"), Some(path.clone())])
+                    + if path.ends_with(':') { ":" } else { "" }
+            }
             // A trailing colon keeps the system's own pages in reach.
             None => builtin::get("man_path").unwrap_or_default() + ":",
         };
@@ -81,12 +83,12 @@ impl Environment {
     }
 
     /// Sets a variable.
-    pub fn set(&mut self, name: &str, value: String) {
+    pub(crate) fn set(&mut self, name: &str, value: String) {
         self.put(name, Some(value));
     }
 
     /// Unsets a variable.
-    pub fn unset(&mut self, name: &str) {
+    pub(crate) fn unset(&mut self, name: &str) {
         self.put(name, None);
     }
 
@@ -98,7 +100,7 @@ impl Environment {
     }
 
     /// A variable as commands will see it.
-    pub fn get(&self, name: &str) -> Option<String> {
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
         match self.vars.iter().find(|(var, _)| var == name) {
             Some((_, value)) => value.clone(),
             None => var(name),
@@ -106,7 +108,7 @@ impl Environment {
     }
 
     /// The managed variables that are set.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.vars
             .iter()
             .filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)))
@@ -114,7 +116,7 @@ impl Environment {
 
     /// Sets the process's own environment. Called once, before there is a second thread.
     #[allow(unsafe_code, reason = "std::env::set_var")]
-    pub fn apply(&self) {
+    pub(crate) fn apply(&self) {
         for (name, value) in &self.vars {
             match value {
                 // SAFETY: the driver runs this before anything starts a thread.

@@ -8,16 +8,16 @@ use crate::err;
 
 /// Why a command stops, and with which status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fail {
+pub(crate) struct Fail {
     /// What to say; empty if all is said.
-    pub text: String,
+    pub(crate) text: String,
     /// The exit status.
-    pub status: i32,
+    pub(crate) status: i32,
 }
 
 impl Fail {
     /// Stops with a message and status 1.
-    pub fn new(text: impl Into<String>) -> Fail {
+    pub(crate) fn new(text: impl Into<String>) -> Fail {
         Fail {
             text: text.into(),
             status: 1,
@@ -25,7 +25,7 @@ impl Fail {
     }
 
     /// Stops with a status, everything having been said.
-    pub fn silent(status: i32) -> Fail {
+    pub(crate) fn silent(status: i32) -> Fail {
         Fail {
             text: String::new(),
             status,
@@ -33,12 +33,12 @@ impl Fail {
     }
 
     /// With `what` in front of the text.
-    pub fn of(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Fail {
+    pub(crate) fn of(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Fail {
         Fail::new(format!("{what}: {error}"))
     }
 
     /// With another status.
-    pub fn with_status(mut self, status: i32) -> Fail {
+    pub(crate) fn with_status(mut self, status: i32) -> Fail {
         self.status = status;
         self
     }
@@ -64,10 +64,10 @@ impl From<i32> for Fail {
 }
 
 /// What a command's body comes to: its exit status.
-pub type Outcome = Result<i32, Fail>;
+pub(crate) type Outcome = Result<i32, Fail>;
 
 /// Reports a failure after `prefix` and returns the exit status.
-pub fn report(prefix: &str, outcome: Outcome) -> i32 {
+pub(crate) fn report(prefix: &str, outcome: Outcome) -> i32 {
     match outcome {
         Ok(status) => status,
         Err(fail) => {
@@ -80,7 +80,7 @@ pub fn report(prefix: &str, outcome: Outcome) -> i32 {
 }
 
 /// Runs a command's body and reports its failure after `prefix`.
-pub fn run(prefix: &str, body: impl Future<Output = Outcome>) -> i32 {
+pub(crate) fn run(prefix: &str, body: impl Future<Output = Outcome>) -> i32 {
     match client::run(body) {
         Ok(outcome) => report(prefix, outcome),
         Err(error) => report(prefix, Err(Fail::new(error.to_string()))),
@@ -88,14 +88,14 @@ pub fn run(prefix: &str, body: impl Future<Output = Outcome>) -> i32 {
 }
 
 /// Connects as the programs of family G do, which name the call that failed.
-pub async fn connect() -> Result<Client, Fail> {
+pub(crate) async fn connect() -> Result<Client, Fail> {
     client::open(None)
         .await
         .map_err(|error| Fail::of("flux_open", error.errno))
 }
 
 /// Connects as the builtins do, which fail under the driver's name.
-pub async fn connect_builtin() -> Result<Client, Fail> {
+pub(crate) async fn connect_builtin() -> Result<Client, Fail> {
     client::open(None).await.map_err(|error| {
         err!("flux: flux_open: {}", error.errno);
         Fail::silent(1)
@@ -103,7 +103,7 @@ pub async fn connect_builtin() -> Result<Client, Fail> {
 }
 
 /// Connects as the commands of family P do.
-pub async fn connect_p() -> Result<Client, Fail> {
+pub(crate) async fn connect_p() -> Result<Client, Fail> {
     client::open(None).await.map_err(unable)
 }
 
@@ -112,6 +112,6 @@ fn unable(error: OpenError) -> Fail {
 }
 
 /// The text of an error as Python shows the exception object.
-pub fn python_text(error: &RpcError) -> String {
+pub(crate) fn python_text(error: &RpcError) -> String {
     format!("[Errno {}] {error}", error.errno.0)
 }

@@ -4,12 +4,17 @@
 //! own words. Nothing is set up before a command needs it, so that starting one costs little.
 
 mod builtin;
+mod color;
 mod commands;
 mod driver;
 mod environment;
+mod events;
 mod fail;
+mod json;
 mod options;
 mod output;
+mod terminal;
+mod timefmt;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

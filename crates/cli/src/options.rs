@@ -9,7 +9,7 @@ use crate::err;
 
 /// Whether an option takes an argument, and what help calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arg {
+pub(crate) enum Arg {
     /// None.
     No,
     /// One.
@@ -20,21 +20,21 @@ pub enum Arg {
 
 /// An option.
 #[derive(Clone, Copy, Debug)]
-pub struct Opt {
+pub(crate) struct Opt {
     /// Its letter, `'\0'` if it has none.
-    pub short: char,
+    pub(crate) short: char,
     /// Its long name, empty if it has none.
-    pub long: &'static str,
+    pub(crate) long: &'static str,
     /// Its argument.
-    pub arg: Arg,
+    pub(crate) arg: Arg,
     /// What it does.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// Whether help leaves it out.
-    pub hidden: bool,
+    pub(crate) hidden: bool,
 }
 
 /// An option without argument.
-pub const fn flag(short: char, long: &'static str, help: &'static str) -> Opt {
+pub(crate) const fn flag(short: char, long: &'static str, help: &'static str) -> Opt {
     Opt {
         short,
         long,
@@ -45,7 +45,12 @@ pub const fn flag(short: char, long: &'static str, help: &'static str) -> Opt {
 }
 
 /// An option with an argument.
-pub const fn arg(short: char, long: &'static str, meta: &'static str, help: &'static str) -> Opt {
+pub(crate) const fn arg(
+    short: char,
+    long: &'static str,
+    meta: &'static str,
+    help: &'static str,
+) -> Opt {
     Opt {
         short,
         long,
@@ -56,7 +61,12 @@ pub const fn arg(short: char, long: &'static str, meta: &'static str, help: &'st
 }
 
 /// An option whose argument may be left out.
-pub const fn maybe(short: char, long: &'static str, meta: &'static str, help: &'static str) -> Opt {
+pub(crate) const fn maybe(
+    short: char,
+    long: &'static str,
+    meta: &'static str,
+    help: &'static str,
+) -> Opt {
     Opt {
         short,
         long,
@@ -68,7 +78,7 @@ pub const fn maybe(short: char, long: &'static str, meta: &'static str, help: &'
 
 impl Opt {
     /// The option, left out of help.
-    pub const fn hidden(mut self) -> Opt {
+    pub(crate) const fn hidden(mut self) -> Opt {
         self.hidden = true;
         self
     }
@@ -85,7 +95,7 @@ impl Opt {
 
 /// The manner of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// As `getopt`: options end at the first other word.
     G,
     /// As argparse: options anywhere.
@@ -97,26 +107,26 @@ pub enum Family {
 
 /// A command's options.
 #[derive(Clone, Copy, Debug)]
-pub struct Parser {
+pub(crate) struct Parser {
     /// The name messages begin with: `flux getattr`, `flux-jobs`.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What follows the name in usage; several lines for several forms.
-    pub usage: &'static str,
+    pub(crate) usage: &'static str,
     /// What the command does, if help says so.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     /// Its manner.
-    pub family: Family,
+    pub(crate) family: Family,
     /// Its options, but for `--help`.
-    pub opts: &'static [Opt],
+    pub(crate) opts: &'static [Opt],
 }
 
 /// Parsed arguments.
 #[derive(Clone, Debug)]
-pub struct Args {
+pub(crate) struct Args {
     parser: &'static Parser,
     given: Vec<(&'static Opt, Option<String>)>,
     /// The other words.
-    pub words: Vec<String>,
+    pub(crate) words: Vec<String>,
 }
 
 const HELP: Opt = flag('h', "help", "Display this message.");
@@ -138,7 +148,7 @@ impl Parser {
     /// # Errors
     ///
     /// The exit status, where help was asked for or the words are wrong; all is printed then.
-    pub fn parse(&'static self, words: &[String]) -> Result<Args, i32> {
+    pub(crate) fn parse(&'static self, words: &[String]) -> Result<Args, i32> {
         let mut args = Args {
             parser: self,
             given: Vec::new(),
@@ -250,9 +260,7 @@ impl Parser {
                 }
             }
             Arg::Maybe(_) => match self.family {
-                Family::P if attached.is_none() => {
-                    Ok(words.next_if(|word| !word.starts_with('-')))
-                }
+                Family::P if attached.is_none() => Ok(words.next_if(|word| !word.starts_with('-'))),
                 _ => Ok(attached),
             },
         }
@@ -287,7 +295,7 @@ impl Parser {
     }
 
     /// Complains about wrong words and returns the exit status.
-    pub fn usage_error(&self, text: &str) -> i32 {
+    pub(crate) fn usage_error(&self, text: &str) -> i32 {
         match self.family {
             Family::G => {
                 err!("{}: {text}", self.name);
@@ -302,7 +310,7 @@ impl Parser {
     }
 
     /// Shows the usage where the number of words is wrong, and returns the exit status.
-    pub fn wrong_words(&self) -> i32 {
+    pub(crate) fn wrong_words(&self) -> i32 {
         match self.family {
             Family::G => {
                 crate::output::error_bytes(self.help_text().as_bytes());
@@ -334,28 +342,28 @@ impl Args {
     }
 
     /// The command's parser.
-    pub fn parser(&self) -> &'static Parser {
+    pub(crate) fn parser(&self) -> &'static Parser {
         self.parser
     }
 
     /// Whether an option was given.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.given.iter().any(|(opt, _)| opt.is(key))
     }
 
     /// How often an option was given.
-    pub fn count(&self, key: &str) -> usize {
+    pub(crate) fn count(&self, key: &str) -> usize {
         self.given.iter().filter(|(opt, _)| opt.is(key)).count()
     }
 
     /// The last argument given to an option.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         let mut given = self.given.iter().rev();
         given.find(|(opt, _)| opt.is(key))?.1.as_deref()
     }
 
     /// Every argument given to an option.
-    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.given
             .iter()
             .filter(move |(opt, _)| opt.is(key))
@@ -363,8 +371,10 @@ impl Args {
     }
 
     /// Every option given, in order: key and argument.
-    pub fn given(&self) -> impl Iterator<Item = (&'static Opt, Option<&str>)> {
-        self.given.iter().map(|(opt, value)| (*opt, value.as_deref()))
+    pub(crate) fn given(&self) -> impl Iterator<Item = (&'static Opt, Option<&str>)> {
+        self.given
+            .iter()
+            .map(|(opt, value)| (*opt, value.as_deref()))
     }
 
     /// An option's argument as an integer.
@@ -372,7 +382,7 @@ impl Args {
     /// # Errors
     ///
     /// The exit status, if it is none.
-    pub fn int(&self, key: &str) -> Result<Option<i64>, i32> {
+    pub(crate) fn int(&self, key: &str) -> Result<Option<i64>, i32> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
@@ -402,7 +412,7 @@ impl Args {
     /// # Errors
     ///
     /// The exit status, if it is none.
-    pub fn duration(&self, key: &str) -> Result<Option<f64>, i32> {
+    pub(crate) fn duration(&self, key: &str) -> Result<Option<f64>, i32> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
@@ -421,8 +431,9 @@ impl Args {
             Family::P | Family::Submit => {
                 let opt = self.parser.opts().find(|opt| opt.is(key));
                 let spelled = opt.map(spell).unwrap_or_default();
-                self.parser
-                    .usage_error(&format!("argument {spelled}: invalid Flux standard duration"))
+                self.parser.usage_error(&format!(
+                    "argument {spelled}: invalid Flux standard duration"
+                ))
             }
         })
     }
@@ -474,7 +485,10 @@ mod tests {
         assert_eq!(parse(&G, "-L auto").expect("valid").words, ["auto"]);
         let args = parse(&P, "-L auto").expect("valid");
         assert_eq!(args.get("color"), Some("auto"));
-        assert_eq!(parse(&G, "-Lauto").expect("valid").get("color"), Some("auto"));
+        assert_eq!(
+            parse(&G, "-Lauto").expect("valid").get("color"),
+            Some("auto")
+        );
     }
 
     #[test]

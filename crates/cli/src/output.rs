@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Writes to standard output, by and by.
-pub fn write(bytes: &[u8]) {
+pub(crate) fn write(bytes: &[u8]) {
     let full = BUFFER.with_borrow_mut(|buffer| {
         buffer.extend_from_slice(bytes);
         buffer.len() >= BUFFER_SIZE
@@ -30,14 +30,14 @@ pub fn write(bytes: &[u8]) {
 }
 
 /// Writes formatted text to standard output, by and by. See [`crate::out!`].
-pub fn write_fmt(text: fmt::Arguments<'_>) {
+pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
     // Writing to memory does not fail.
     BUFFER.with_borrow_mut(|buffer| drop(buffer.write_fmt(text)));
     write(b"");
 }
 
 /// Writes what was gathered.
-pub fn flush() {
+pub(crate) fn flush() {
     let bytes = BUFFER.with_borrow_mut(std::mem::take);
     if bytes.is_empty() {
         return;
@@ -53,14 +53,14 @@ pub fn flush() {
 }
 
 /// Writes a line to standard error, after what standard output has. See [`crate::err!`].
-pub fn error_line(text: fmt::Arguments<'_>) {
+pub(crate) fn error_line(text: fmt::Arguments<'_>) {
     flush();
     // Nobody is left to tell if standard error fails.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Writes bytes to standard error, after what standard output has.
-pub fn error_bytes(bytes: &[u8]) {
+pub(crate) fn error_bytes(bytes: &[u8]) {
     flush();
     // Nobody is left to tell if standard error fails.
     let _ = io::stderr().lock().write_all(bytes);

@@ -6,6 +6,7 @@
 
 mod connect;
 mod connection;
+pub mod kvs;
 mod uri;
 
 pub use connect::{Client, OpenError, open};

@@ -1,3 +1,7 @@
 //! The `flux` executable: every program of the system, chosen by `argv[0]` or the first word.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os().collect(), &[])
+}

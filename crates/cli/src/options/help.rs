@@ -19,7 +19,7 @@ pub(crate) fn columns() -> usize {
 
 impl Parser {
     /// The program's name in run-time errors.
-    pub fn prog(&self) -> String {
+    pub(crate) fn prog(&self) -> String {
         self.name.split(' ').take(2).collect::<Vec<_>>().join("-")
     }
 
@@ -46,13 +46,17 @@ impl Parser {
             } else {
                 text.push_str(word);
             }
-            text.push_str(&format!(": {}{}{form}", self.name, if form.is_empty() { "" } else { " " }));
+            text.push_str(&format!(
+                ": {}{}{form}",
+                self.name,
+                if form.is_empty() { "" } else { " " }
+            ));
         }
         text
     }
 
     /// The whole help text, last newline included.
-    pub fn help_text(&self) -> String {
+    pub(crate) fn help_text(&self) -> String {
         let mut text = self.usage_text();
         text.push('\n');
         let rows: Vec<_> = self

@@ -1,0 +1,352 @@
+//! Listing: `dir` and `ls`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use client::Client;
+use client::kvs::treeobj as decode;
+use proto::kvs::{KvsLookup, Lookup, flags};
+use rpc::Dest;
+use spec::TreeObj;
+use types::Errno;
+
+use super::{NAMESPACE, PROG, namespace_of};
+use crate::fail::{self, Fail};
+use crate::options::{Args, Family, Parser, arg, flag};
+use crate::{err, out, outln};
+
+type Entries = BTreeMap<String, TreeObj>;
+
+/// Where a listing looks.
+struct Place<'a> {
+    client: &'a Client,
+    namespace: String,
+    rootdir: Option<serde_json::Value>,
+}
+
+impl Place<'_> {
+    async fn lookup(&self, key: &str, bits: i32) -> Result<TreeObj, Errno> {
+        let request = Lookup {
+            key: key.to_owned(),
+            flags: bits,
+            namespace: self.rootdir.is_none().then(|| self.namespace.clone()),
+            rootdir: self.rootdir.clone(),
+            rootseq: None,
+        };
+        let call = self.client.handle().call::<KvsLookup>(Dest::Any, &request);
+        let found = call.await.map_err(|error| error.errno)?;
+        decode(&found.val).map_err(|error| error.errno)
+    }
+
+    async fn entries(&self, key: &str) -> Result<Entries, Errno> {
+        match self.lookup(key, flags::READDIR).await? {
+            TreeObj::Dir(entries) => Ok(entries),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+}
+
+/// A key below a directory, whose own name is empty at the root.
+fn below(dir: &str, name: &str) -> String {
+    if dir == "." || dir.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{dir}.{name}")
+    }
+}
+
+static DIR: Parser = Parser {
+    name: "flux-kvs dir",
+    usage: "[-N ns] [-R] [-d] [-w COLS] [-a treeobj] [key]",
+    about: "Display all keys under directory",
+    family: Family::G,
+    opts: &[
+        NAMESPACE,
+        flag('R', "recursive", "Descend into directories"),
+        flag('d', "directory", "Show keys without values"),
+        arg(
+            'w',
+            "width",
+            "COLS",
+            "Cut lines to this width; 0 for no limit",
+        ),
+        arg('a', "at", "TREEOBJ", "Look below this root"),
+    ],
+};
+
+/// The width of lines: the option's, or else the terminal's.
+fn width(args: &Args) -> Result<usize, i32> {
+    match args.int("width")? {
+        Some(width) => Ok(usize::try_from(width).unwrap_or_default()),
+        None => Ok(crate::terminal::width().unwrap_or(80)),
+    }
+}
+
+pub(super) fn dir(words: &[String]) -> i32 {
+    let args = match DIR.parse(words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let width = match width(&args) {
+        Ok(width) => width,
+        Err(status) => return status,
+    };
+    if args.words.len() > 1 {
+        return DIR.wrong_words();
+    }
+    let key = args.words.first().map_or(".", String::as_str);
+    fail::run(PROG, async {
+        let client = fail::connect().await?;
+        let rootdir = args.get("at").map(serde_json::from_str).transpose();
+        let place = Place {
+            client: &client,
+            namespace: namespace_of(&args),
+            rootdir: rootdir.map_err(|error| Fail::new(error.to_string()))?,
+        };
+        show_dir(&place, &args, key, width)
+            .await
+            .map_err(|errno| Fail::of(key, errno))?;
+        Ok(0)
+    })
+}
+
+/// Shows one directory; boxed because it calls itself.
+fn show_dir<'a>(
+    place: &'a Place<'a>,
+    args: &'a Args,
+    dir: &'a str,
+    width: usize,
+) -> Pin<Box<dyn Future<Output = Result<(), Errno>> + 'a>> {
+    Box::pin(async move {
+        let entries = place.entries(dir).await?;
+        for (name, object) in &entries {
+            let key = below(dir, name);
+            match object {
+                TreeObj::Symlink { namespace, target } => match namespace {
+                    Some(namespace) => outln!("{key} -> {namespace}::{target}"),
+                    None => outln!("{key} -> {target}"),
+                },
+                TreeObj::Dir(_) | TreeObj::DirRef(_) => {
+                    let inside = args.has("recursive") && !place.entries(&key).await?.is_empty();
+                    if inside {
+                        show_dir(place, args, &key, width).await?;
+                    } else {
+                        outln!("{key}.");
+                    }
+                }
+                _ if args.has("directory") => outln!("{key}"),
+                TreeObj::Val(bytes) => outln!("{}", value_line(&key, bytes, width)),
+                TreeObj::ValRef(_) => match place.lookup(&key, 0).await? {
+                    TreeObj::Val(bytes) => outln!("{}", value_line(&key, &bytes, width)),
+                    _ => return Err(Errno::EPROTO),
+                },
+            }
+        }
+        Ok(())
+    })
+}
+
+fn value_line(key: &str, value: &[u8], width: usize) -> String {
+    let text = format!("{key} = {}", String::from_utf8_lossy(value));
+    let mut cut = text.clone();
+    if let Some(end) = cut.find('\n') {
+        cut.truncate(end);
+    }
+    if width > 3 && cut.chars().count() > width - 3 && text.chars().count() > width {
+        cut = cut.chars().take(width - 3).collect();
+    }
+    if cut.len() == text.len() {
+        return text;
+    }
+    if text.len() == cut.len() + 1 && text.ends_with('\n') && width == 0 {
+        return cut;
+    }
+    let room = if width > 3 { width - 3 } else { usize::MAX };
+    let mut line: String = cut.chars().take(room).collect();
+    line.push_str("...");
+    line
+}
+
+static LS: Parser = Parser {
+    name: "flux-kvs ls",
+    usage: "[-N ns] [-R] [-d] [-F] [-w COLS] [-1] [key...]",
+    about: "List directory",
+    family: Family::G,
+    opts: &[
+        NAMESPACE,
+        flag('R', "recursive", "Descend into directories"),
+        flag('d', "directory", "Show directories themselves"),
+        arg('w', "width", "COLS", "Width of the listing; 0 for no limit"),
+        flag('1', "1", "One name a line"),
+        flag('F', "classify", "Mark directories and links"),
+    ],
+};
+
+pub(super) fn ls(words: &[String]) -> i32 {
+    let args = match LS.parse(words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let width = match width(&args) {
+        Ok(_) if args.has("1") => 1,
+        Ok(0) => usize::MAX,
+        Ok(width) => width,
+        Err(status) => return status,
+    };
+    fail::run(PROG, async {
+        let client = fail::connect().await?;
+        let place = Place {
+            client: &client,
+            namespace: namespace_of(&args),
+            rootdir: None,
+        };
+        let mut listing = Listing {
+            place: &place,
+            args: &args,
+            width,
+            shown: false,
+            status: 0,
+        };
+        listing.run().await;
+        Ok(listing.status)
+    })
+}
+
+struct Listing<'a> {
+    place: &'a Place<'a>,
+    args: &'a Args,
+    width: usize,
+    shown: bool,
+    status: i32,
+}
+
+impl Listing<'_> {
+    async fn run(&mut self) {
+        let root = [".".to_owned()];
+        let keys = if self.args.words.is_empty() {
+            &root[..]
+        } else {
+            &self.args.words[..]
+        };
+        let mut names = Vec::new();
+        let mut dirs = Vec::new();
+        for key in keys {
+            match self.classify(key).await {
+                Ok(None) => dirs.push(key.clone()),
+                Ok(Some(mark)) => names.push(format!("{key}{mark}")),
+                Err(errno) => self.complain(key, errno),
+            }
+        }
+        if !names.is_empty() {
+            columns(&names, self.width);
+            self.shown = true;
+        }
+        let title = keys.len() > 1 || self.args.has("recursive");
+        for dir in dirs {
+            self.directory(dir, title).await;
+        }
+    }
+
+    fn complain(&mut self, key: &str, errno: Errno) {
+        err!("{key}: {errno}");
+        self.status = 1;
+    }
+
+    /// `None` for a directory to list, else the mark its name gets.
+    async fn classify(&self, key: &str) -> Result<Option<&'static str>, Errno> {
+        let marks = self.args.has("classify");
+        let object = self.place.lookup(key, flags::TREEOBJ).await?;
+        let must_be_dir = key.len() > 1 && key.ends_with('.');
+        match object {
+            TreeObj::Dir(_) | TreeObj::DirRef(_) => Ok(if self.args.has("directory") {
+                Some(if marks { "." } else { "" })
+            } else {
+                None
+            }),
+            TreeObj::Symlink { .. } => {
+                if self.args.has("directory") || marks {
+                    return Ok(Some(if marks { "@" } else { "" }));
+                }
+                match self.place.lookup(key, flags::READDIR).await {
+                    Ok(_) => Ok(None),
+                    Err(errno) if must_be_dir => Err(errno),
+                    Err(_) => Ok(Some("")),
+                }
+            }
+            _ if must_be_dir => Err(Errno::ENOTDIR),
+            _ => Ok(Some("")),
+        }
+    }
+
+    /// Lists a directory and, if asked to, those in it, in the order of a walk.
+    async fn directory(&mut self, dir: String, title: bool) {
+        let mut stack = vec![dir];
+        while let Some(dir) = stack.pop() {
+            let entries = match self.place.entries(&dir).await {
+                Ok(entries) => entries,
+                Err(errno) => {
+                    self.complain(&dir, errno);
+                    continue;
+                }
+            };
+            if self.shown {
+                outln!();
+            }
+            self.shown = true;
+            if title {
+                outln!("{dir}:");
+            }
+            let marks = self.args.has("classify");
+            let names: Vec<String> = entries
+                .iter()
+                .map(|(name, object)| match object {
+                    TreeObj::Dir(_) | TreeObj::DirRef(_) if marks => format!("{name}."),
+                    TreeObj::Symlink { .. } if marks => format!("{name}@"),
+                    _ => name.clone(),
+                })
+                .collect();
+            columns(&names, self.width);
+            if self.args.has("recursive") {
+                let inner = entries
+                    .iter()
+                    .rev()
+                    .filter(|(_, object)| matches!(object, TreeObj::Dir(_) | TreeObj::DirRef(_)));
+                stack.extend(inner.map(|(name, _)| below(&dir, name)));
+            }
+        }
+    }
+}
+
+/// Prints names in columns of the longest plus four.
+fn columns(names: &[String], width: usize) {
+    let longest = names.iter().map(|name| name.chars().count()).max();
+    let column = longest.unwrap_or_default() + 4;
+    let per_line = (width / column).max(1);
+    for line in names.chunks(per_line) {
+        for (index, name) in line.iter().enumerate() {
+            if index + 1 < line.len() {
+                out!("{name:<column$}");
+            } else {
+                out!("{name}");
+            }
+        }
+        outln!();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_line;
+
+    #[test]
+    fn long_values_are_cut() {
+        assert_eq!(value_line("a", b"1", 80), "a = 1");
+        assert_eq!(
+            value_line("foo", b"0123456789abcdef", 20),
+            "foo = 0123456789a..."
+        );
+        assert_eq!(value_line("a", b"x\ny", 80), "a = x...");
+        assert_eq!(value_line("a", b"", 80), "a = ");
+    }
+}

@@ -1,0 +1,118 @@
+//! The commands `flux` has built in, one file each.
+
+pub(crate) mod attr;
+pub(crate) mod content;
+pub(crate) mod event;
+pub(crate) mod kvs;
+pub(crate) mod log;
+pub(crate) mod module;
+pub(crate) mod ping;
+pub(crate) mod python;
+pub(crate) mod version;
+
+use crate::driver::Invocation;
+
+/// A command's entry point: its words without its name; returns the exit status.
+pub(crate) type Run = fn(&Invocation<'_>, &[String]) -> i32;
+
+/// Every command: name, what it does for the listing (empty: not listed), entry point.
+static COMMANDS: &[(&str, &str, Run)] = &[
+    ("getattr", "Read a broker attribute", attr::getattr),
+    ("setattr", "Change a broker attribute", attr::setattr),
+    ("lsattr", "List broker attributes", attr::lsattr),
+    ("content", "Store and load blobs", content::run),
+    ("dmesg", "Show the broker log", log::dmesg),
+    (
+        "env",
+        "Show the environment, or run a command in it",
+        version::env,
+    ),
+    ("event", "Publish and follow events", event::run),
+    ("help", "Show a manual page", version::help),
+    ("kvs", "Use the key-value store", kvs::run),
+    ("logger", "Write to the broker log", log::logger),
+    ("module", "Manage broker modules", module::run),
+    ("ping", "Measure the round trip to a service", ping::run),
+    ("python", "Run Python with the Flux bindings", python::run),
+    ("version", "Show version information", version::version),
+];
+
+/// The entry point of a command.
+pub(crate) fn find(name: &str) -> Option<Run> {
+    let command = COMMANDS.iter().find(|(known, ..)| *known == name)?;
+    Some(command.2)
+}
+
+/// The names suggestions are made from.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(name, ..)| *name)
+}
+
+/// The listing for help.
+pub(crate) fn summary() -> impl Iterator<Item = (&'static str, &'static str)> {
+    COMMANDS
+        .iter()
+        .filter(|(_, about, _)| !about.is_empty())
+        .map(|(name, about, _)| (*name, *about))
+}
+
+/// A subcommand: name, what it does, entry point.
+pub(crate) type Sub = (&'static str, &'static str, fn(&[String]) -> i32);
+
+/// Runs a subcommand of a program of family G that lists its subcommands in its own way.
+pub(crate) fn dispatch_listed(name: &str, title: &str, subs: &[Sub], words: &[String]) -> i32 {
+    match words.first() {
+        Some(word) if !word.starts_with('-') => {
+            if let Some((.., run)) = subs.iter().find(|(sub, ..)| sub == word) {
+                return run(&words[1..]);
+            }
+        }
+        Some(word) if word != "-h" && word != "--help" => {
+            crate::err!("{name}: unrecognized option '{word}'");
+            crate::err!("Try `{name} --help' for more information.");
+            return 1;
+        }
+        _ => {}
+    }
+    let mut text = format!(
+        "Usage: {name} [OPTIONS] COMMAND ARGS\n  -h, --help             Display this message.\n\n{title}\n"
+    );
+    for (sub, about, _) in subs.iter().filter(|(_, about, _)| !about.is_empty()) {
+        text.push_str(&format!("   {sub:<15} {about}\n"));
+    }
+    crate::output::error_bytes(text.as_bytes());
+    1
+}
+
+/// Runs a subcommand of a program of family G whose usage lists the forms of each.
+pub(crate) fn dispatch_forms(name: &str, about: &str, subs: &[Sub], words: &[String]) -> i32 {
+    let mut status = 1;
+    match words.first().map(String::as_str) {
+        Some("-h" | "--help") => status = 0,
+        Some(word) if word.starts_with('-') => {
+            crate::err!("{name}: unrecognized option '{word}'");
+            crate::err!("Try `{name} --help' for more information.");
+            return 1;
+        }
+        Some(word) => {
+            if let Some((.., run)) = subs.iter().find(|(sub, ..)| *sub == word) {
+                return run(&words[1..]);
+            }
+            crate::err!("{name}: Unknown subcommand: {word}");
+        }
+        None => crate::err!("{name}: missing subcommand"),
+    }
+    let mut text = String::new();
+    for (index, (sub, usage, _)) in subs
+        .iter()
+        .filter(|(_, usage, _)| !usage.is_empty())
+        .enumerate()
+    {
+        let word = if index == 0 { "Usage" } else { "   or" };
+        text.push_str(&format!("{word}: {name} {sub} {usage}\n"));
+    }
+    text.push_str(about);
+    text.push_str("\n  -h, --help             Display this message.\n");
+    crate::output::error_bytes(text.as_bytes());
+    status
+}

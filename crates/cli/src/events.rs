@@ -1,0 +1,78 @@
+//! Eventlog entries as lines of text.
+
+use serde_json::Value;
+use spec::Entry;
+
+use crate::color::{self, paint};
+use crate::timefmt::{self, Human, TimeFormat};
+
+/// Turns entries into lines, remembering what the time column needs.
+#[derive(Clone, Debug)]
+pub(crate) struct EventFormat {
+    /// The time column.
+    pub(crate) time: TimeFormat,
+    /// Compact JSON instead.
+    pub(crate) json: bool,
+    /// Colours.
+    pub(crate) color: bool,
+    first: Option<f64>,
+    human: Human,
+}
+
+impl EventFormat {
+    /// A text format.
+    pub(crate) fn new(time: TimeFormat, json: bool, color: bool) -> EventFormat {
+        EventFormat {
+            time,
+            json,
+            color,
+            first: None,
+            human: Human::default(),
+        }
+    }
+
+    /// Tells the format of an entry that is not shown, so that offsets count from it.
+    pub(crate) fn skip(&mut self, entry: &Entry) {
+        self.first.get_or_insert(entry.timestamp);
+    }
+
+    /// An entry as a line, without newline.
+    pub(crate) fn line(&mut self, entry: &Entry) -> String {
+        let first = *self.first.get_or_insert(entry.timestamp);
+        if self.json {
+            return entry.to_string();
+        }
+        let (time, fresh) = match self.time {
+            TimeFormat::Raw => (format!("{:.6}", entry.timestamp), false),
+            TimeFormat::Iso => (timefmt::iso(entry.timestamp), false),
+            TimeFormat::Offset => (format!("{:.6}", entry.timestamp - first), false),
+            TimeFormat::Human => self.human.next(entry.timestamp),
+        };
+        let green = if fresh {
+            color::BOLD_GREEN
+        } else {
+            color::GREEN
+        };
+        let name_color = if entry.name == "exception" {
+            color::BOLD_RED
+        } else {
+            color::YELLOW
+        };
+        let mut line = paint(self.color, green, &time);
+        line.push(' ');
+        line.push_str(&paint(self.color, name_color, &entry.name));
+        for (key, value) in entry.context.iter().flatten() {
+            line.push(' ');
+            line.push_str(&paint(self.color, color::BLUE, key));
+            line.push('=');
+            let value_color = match value {
+                Value::String(_) => color::MAGENTA,
+                Value::Number(_) => color::GRAY,
+                _ => "",
+            };
+            let on = self.color && !value_color.is_empty();
+            line.push_str(&paint(on, value_color, &value.to_string()));
+        }
+        line
+    }
+}
