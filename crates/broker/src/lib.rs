@@ -1,1 +1,32 @@
-//! The broker process: boot, router, sockets, module host, life cycle.
+//! The broker process and `flux start`.
+//!
+//! One process a node: the router, the sockets of clients and neighbours, the module host and the
+//! life cycle. Everything shares one thread; nothing here blocks it.
+
+mod args;
+mod attrs;
+mod boot;
+mod broker;
+mod builtin;
+mod cleanup;
+mod config;
+mod connector;
+mod disconnect;
+mod groups;
+mod internal;
+mod lifecycle;
+mod log;
+mod modules;
+mod overlay;
+mod overlay_service;
+mod rc;
+mod router;
+mod run;
+mod runat;
+mod rundir;
+mod services;
+mod signals;
+mod start;
+
+pub use run::broker_main;
+pub use start::start_main;

@@ -235,14 +235,28 @@ impl Context {
         if routes.has(method) {
             return routes.dispatch(state, &self.handle, message);
         }
-        let mut generic = GenericState {
-            rank: self.rank(),
-            id: self.id.clone(),
-            debug_flags: self.debug_flags.clone(),
-            counters: json!({"request": self.counters.requests, "event": self.counters.events}),
-        };
-        generic_routes().dispatch(&mut generic, &self.handle, message);
+        let counters = json!({"request": self.counters.requests, "event": self.counters.events});
+        dispatch_generic(&self.handle, &self.id, &self.debug_flags, counters, message);
     }
+}
+
+/// Handles a request by what every service answers; the rest gets `ENOSYS`.
+///
+/// `id` is the answering party's, `counters` what it shows as received messages.
+pub fn dispatch_generic(
+    handle: &Handle,
+    id: &RouteId,
+    debug_flags: &Rc<Cell<i32>>,
+    counters: Value,
+    message: Message,
+) {
+    let mut state = GenericState {
+        rank: handle.rank(),
+        id: id.clone(),
+        debug_flags: debug_flags.clone(),
+        counters,
+    };
+    generic_routes().dispatch(&mut state, handle, message);
 }
 
 struct GenericState {

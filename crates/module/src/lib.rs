@@ -31,7 +31,7 @@ mod context;
 mod generic;
 mod log;
 
-pub use context::{Context, Failure, Host, Input, Status};
+pub use context::{Context, Failure, Host, Input, Status, dispatch_generic};
 pub use generic::{ping, rusage};
 pub use log::Severity;
 

@@ -30,6 +30,10 @@ pub use payload::{Empty, Payload, PayloadError, Raw, json_payload};
 
 use types::RoleMask;
 
+/// The version of the interfaces: that of the reference they are compatible with. Brokers and
+/// clients compare it, so it is not the version of this program.
+pub const VERSION: &str = "0.88.0";
+
 /// How many responses a request gets (RFC 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {

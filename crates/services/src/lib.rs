@@ -1,1 +1,13 @@
-//! Broker modules: the glue between engines and messages.
+//! Broker modules: the glue between engines and messages, one folder a module.
+
+use module::Builtin;
+
+pub mod heartbeat;
+
+/// The modules that come with the program, in no particular order.
+pub fn builtins() -> Vec<Builtin> {
+    vec![
+        heartbeat::builtin(),
+        // One line a module.
+    ]
+}

@@ -1,0 +1,108 @@
+//! The instance's own start and end: loading the modules in order, and unloading them again.
+//!
+//! This is what `flux modprobe rc1` and `rc3` stand for. It runs inside the broker, without a
+//! process, because every module is compiled in.
+
+use std::rc::Rc;
+
+use module::Severity;
+use types::Rank;
+
+use crate::broker::Broker;
+use crate::modules;
+
+/// A module of the standard set.
+struct Standard {
+    name: &'static str,
+    /// Only on the leader.
+    leader: bool,
+}
+
+const fn on_leader(name: &'static str) -> Standard {
+    Standard { name, leader: true }
+}
+
+const fn on_all(name: &'static str) -> Standard {
+    Standard {
+        name,
+        leader: false,
+    }
+}
+
+/// The standard modules in load order. Each needs only those before it.
+const STANDARD: &[Standard] = &[
+    on_all("heartbeat"),
+    on_all("content"),
+    on_leader("content-sqlite"),
+    on_all("kvs"),
+    on_all("kvs-watch"),
+    on_all("resource"),
+    on_leader("job-manager"),
+    on_all("job-info"),
+    on_leader("job-list"),
+    on_all("job-ingest"),
+    on_leader("job-exec"),
+    on_leader("sched-simple"),
+];
+
+/// Loads the standard modules. Returns an exit code.
+pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
+    let leader = broker.router.rank() == Rank::LEADER;
+    let disabled = std::env::var("FLUX_MODPROBE_DISABLE").unwrap_or_default();
+    let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
+    for module in STANDARD.iter().filter(|module| leader || !module.leader) {
+        if disabled
+            .split([',', ':', ' '])
+            .any(|name| name == module.name)
+        {
+            continue;
+        }
+        let mut name = module.name;
+        if name == "sched-simple"
+            && let Some(other) = &scheduler
+        {
+            name = other;
+        }
+        if name == "none" || (name == "content-sqlite" && !wants_sqlite(broker)) {
+            continue;
+        }
+        let Some(builtin) = broker.builtin(name) else {
+            broker.log(
+                Severity::Err,
+                &format!("rc1: {name}: module not found in search path"),
+            );
+            return 1;
+        };
+        if let Err(error) = modules::load(broker, builtin, name, name, Vec::new()).await {
+            broker.log(Severity::Err, &format!("rc1: {name}: {error}"));
+            return 1;
+        }
+    }
+    if leader && std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_none() {
+        crate::cleanup::push(broker);
+    }
+    0
+}
+
+fn wants_sqlite(broker: &Broker) -> bool {
+    broker
+        .attrs
+        .borrow()
+        .get("content.backing-module")
+        .is_none_or(|name| name == "content-sqlite")
+}
+
+/// Unloads whatever is loaded, in reverse order. Returns an exit code.
+pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
+    let mut code = 0;
+    for name in broker.modules.names().into_iter().rev() {
+        if name == "rexec" {
+            continue;
+        }
+        if let Err(error) = modules::remove(broker, &name).await {
+            broker.log(Severity::Err, &format!("rc3: {name}: {error}"));
+            code = 1;
+        }
+    }
+    code
+}

@@ -1,0 +1,370 @@
+//! Programs the broker runs: rc1, the initial program (rc2), cleanup commands and rc3.
+
+use std::cell::RefCell;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::Instant;
+
+use module::Severity;
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
+use proto::broker::RunAt;
+use rpc::RpcError;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Command;
+use types::Errno;
+
+use crate::broker::Broker;
+use crate::lifecycle::duration_text;
+
+/// Environment variables that describe the enclosing job, not this instance.
+const BLOCKED: &[&str] = &[
+    "FLUX_JOB_ID",
+    "FLUX_ENCLOSING_ID",
+    "FLUX_JOB_SIZE",
+    "FLUX_JOB_NNODES",
+    "FLUX_JOB_TMPDIR",
+    "FLUX_TASK_RANK",
+    "FLUX_TASK_LOCAL_ID",
+    "FLUX_KVS_NAMESPACE",
+    "FLUX_PROXY_REMOTE",
+    "FLUX_PMI_LIBRARY_PATH",
+    "FLUX_START_URI",
+    "I_MPI_PMI_LIBRARY",
+    "NOTIFY_SOCKET",
+];
+
+/// Families of such variables.
+const BLOCKED_PREFIXES: &[&str] = &["PMI_", "PMIX_", "SLURM_", "PALS_"];
+
+/// Gives a command the environment of this instance.
+fn prepare(broker: &Broker, command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if BLOCKED.contains(&&*text)
+            || BLOCKED_PREFIXES
+                .iter()
+                .any(|prefix| text.starts_with(prefix))
+        {
+            // `flux start` passes its socket on to test programs.
+            if text != "FLUX_START_URI" {
+                command.env_remove(&name);
+            }
+        }
+    }
+    let attrs = broker.attrs.borrow();
+    if let Some(uri) = attrs.get("local-uri") {
+        command.env("FLUX_URI", uri);
+    }
+    if let Some(jobid) = attrs.get("jobid") {
+        command.env("FLUX_ENCLOSING_ID", jobid);
+    }
+    // Commands find the `flux` that runs this instance first.
+    if let Some(rundir) = attrs.get("rundir") {
+        let mut path = std::ffi::OsString::from(format!("{rundir}/bin"));
+        if let Some(old) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(old);
+        }
+        command.env("PATH", path);
+    }
+    for (name, value) in broker.environment.borrow().iter() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+}
+
+fn shell() -> String {
+    std::env::var("SHELL")
+        .ok()
+        .filter(|shell| !shell.is_empty())
+        .unwrap_or("/bin/bash".into())
+}
+
+/// Puts commands in front of those to run at the end. Errors: `EPROTO` nothing to run.
+pub(crate) fn push(broker: &Broker, push: &RunAt) -> Result<(), RpcError> {
+    if push.commands.is_empty() {
+        return Err(RpcError::new(Errno::EPROTO, "commands array is empty"));
+    }
+    if push.commands.iter().any(String::is_empty) {
+        return Err(RpcError::new(
+            Errno::EPROTO,
+            "cannot push an empty command line",
+        ));
+    }
+    if push.name != "cleanup" {
+        return Err(RpcError::new(
+            Errno::EPROTO,
+            format!("{}: no such list", push.name),
+        ));
+    }
+    let mut cleanup = broker.cleanup.borrow_mut();
+    for command in &push.commands {
+        cleanup.insert(0, command.clone());
+    }
+    Ok(())
+}
+
+/// Runs a command line of `list` through the shell, logging its output. Returns its exit code.
+pub(crate) async fn run_logged(
+    broker: &Rc<Broker>,
+    list: &str,
+    index: usize,
+    command_line: &str,
+) -> i32 {
+    let appname = format!("{list}.{index}");
+    let started = Instant::now();
+    let mut command = Command::new(shell());
+    command.arg("-c").arg(command_line);
+    prepare(broker, &mut command);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let text = format!("{appname}: {command_line} error starting command: {error}");
+            broker.log(Severity::Err, &text);
+            return 127;
+        }
+    };
+    broker.running.borrow_mut().pid = child.id();
+    let stdout = log_lines(
+        broker.clone(),
+        child.stdout.take(),
+        appname.clone(),
+        Severity::Info,
+    );
+    let stderr = log_lines(
+        broker.clone(),
+        child.stderr.take(),
+        appname.clone(),
+        Severity::Err,
+    );
+    let (status, (), ()) = tokio::join!(child.wait(), stdout, stderr);
+    broker.running.borrow_mut().pid = None;
+    let code = report(broker, &appname, command_line, started, status);
+    tokio::task::yield_now().await;
+    code
+}
+
+async fn log_lines(
+    broker: Rc<Broker>,
+    stream: Option<impl AsyncRead + Unpin>,
+    appname: String,
+    severity: Severity,
+) {
+    let Some(stream) = stream else { return };
+    let mut lines = BufReader::new(stream).lines();
+    // A line that is not UTF-8 ends the log of this stream; the program itself goes on.
+    while let Ok(Some(line)) = lines.next_line().await {
+        broker.log_as(&appname, severity, &line);
+    }
+}
+
+/// Logs how a command ended; returns its exit code.
+fn report(
+    broker: &Broker,
+    appname: &str,
+    command_line: &str,
+    started: Instant,
+    status: std::io::Result<ExitStatus>,
+) -> i32 {
+    let elapsed = duration_text(started.elapsed());
+    let (code, how) = match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => (code, format!("Exited (rc={code})")),
+            (None, Some(number)) => (128 + number, signal_text(number)),
+            (None, None) => (1, "ended".to_owned()),
+        },
+        Err(error) => (1, format!("wait: {error}")),
+    };
+    let severity = if code == 0 {
+        Severity::Info
+    } else {
+        Severity::Err
+    };
+    broker.log(
+        severity,
+        &format!("{appname}: {command_line} {how} {elapsed}"),
+    );
+    code
+}
+
+/// What `strsignal(3)` says.
+pub(crate) fn signal_text(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(Signal::SIGHUP) => "Hangup".into(),
+        Ok(Signal::SIGINT) => "Interrupt".into(),
+        Ok(Signal::SIGKILL) => "Killed".into(),
+        Ok(Signal::SIGTERM) => "Terminated".into(),
+        Ok(Signal::SIGSEGV) => "Segmentation fault".into(),
+        Ok(Signal::SIGABRT) => "Aborted".into(),
+        Ok(other) => other.as_str().to_owned(),
+        Err(_) => format!("signal {number}"),
+    }
+}
+
+/// What the broker runs just now.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    /// A logged command.
+    pub(crate) pid: Option<u32>,
+    /// The initial program.
+    pub(crate) rc2: Option<u32>,
+}
+
+/// Tells the initial program to end, as its terminal would.
+pub(crate) fn hang_up_rc2(broker: &Broker) -> bool {
+    signal_process(broker.running.borrow().rc2, Signal::SIGHUP)
+}
+
+/// Ends a logged command that is in the way.
+pub(crate) fn abort_running(broker: &Broker) -> bool {
+    signal_process(broker.running.borrow().pid, Signal::SIGTERM)
+}
+
+fn signal_process(pid: Option<u32>, signal: Signal) -> bool {
+    let Some(pid) = pid else { return false };
+    // The program may just have ended by itself, which is as good.
+    kill(Pid::from_raw(pid as i32), signal).is_ok()
+}
+
+/// Runs the initial program to its end. Returns its exit code.
+pub(crate) async fn run_rc2(broker: &Rc<Broker>, words: &[String]) -> i32 {
+    let (mut command, shown) = match rc2_command(words) {
+        Ok(command) => command,
+        Err(text) => {
+            broker.log(Severity::Err, &text);
+            return 1;
+        }
+    };
+    prepare(broker, &mut command);
+    let leads = getpgrp() == getpid();
+    let own_group = !leads || broker.attrs.borrow().get("broker.rc2_pgrp").is_some();
+    if own_group {
+        command.process_group(0);
+    }
+    let started = Instant::now();
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            broker.log(
+                Severity::Err,
+                &format!("rc2.0: {shown}: error starting command: {error}"),
+            );
+            return if error.kind() == std::io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            };
+        }
+    };
+    let pid = child.id();
+    broker.running.borrow_mut().rc2 = pid;
+    let terminal = pid
+        .filter(|_| own_group)
+        .and_then(|pid| Terminal::hand_over(pid as i32));
+    let status = child.wait().await;
+    if let Some(terminal) = terminal {
+        terminal.take_back();
+    }
+    broker.running.borrow_mut().rc2 = None;
+    let code = report(broker, "rc2.0", &shown, started, status);
+    // The words are for the log; the code of an interactive shell is its last command's.
+    code
+}
+
+/// The initial program: words are run as they are, one word as a shell would, none is a shell.
+fn rc2_command(words: &[String]) -> Result<(Command, String), String> {
+    use std::io::IsTerminal;
+    let shown = words.join(" ");
+    match words {
+        [] => {
+            if !std::io::stdin().is_terminal() {
+                return Err("stdin is not a tty - can't run interactive shell".into());
+            }
+            Ok((Command::new(shell()), shell()))
+        }
+        [word] if !is_program(word) => {
+            let mut command = Command::new(shell());
+            command.arg("-c").arg(word);
+            Ok((command, shown))
+        }
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            Ok((command, shown))
+        }
+    }
+}
+
+fn is_program(word: &str) -> bool {
+    !word.contains(' ')
+        && Path::new(word)
+            .metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The controlling terminal, lent to the initial program.
+struct Terminal {
+    owner: Pid,
+}
+
+impl Terminal {
+    /// Makes the process group `pid` the foreground one, if this process may decide that.
+    fn hand_over(pid: i32) -> Option<Terminal> {
+        let owner = getpgrp();
+        if tcgetpgrp(std::io::stdin()).ok()? != owner {
+            return None;
+        }
+        ignore_terminal_stop();
+        tcsetpgrp(std::io::stdin(), Pid::from_raw(pid)).ok()?;
+        // It may have looked before the terminal was its own and stopped itself.
+        let _ended = kill(Pid::from_raw(-pid), Signal::SIGCONT);
+        Some(Terminal { owner })
+    }
+
+    fn take_back(self) {
+        // Without a terminal there is nothing to take back.
+        let _hung_up = tcsetpgrp(std::io::stdin(), self.owner);
+    }
+}
+
+/// A background process that sets the foreground group is stopped unless it ignores this.
+#[expect(
+    unsafe_code,
+    reason = "setting a signal to ignored runs no code of ours"
+)]
+fn ignore_terminal_stop() {
+    // SAFETY: `SigIgn` installs no handler.
+    if let Err(errno) = unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) } {
+        eprintln!("flux-broker: SIGTTOU: {errno}");
+    }
+}
+
+/// Runs rc1 or rc3 as the attribute says. `None` if there is nothing to run.
+pub(crate) async fn run_rc(broker: &Rc<Broker>, list: &str, attribute: &str) -> Option<i32> {
+    let path = broker
+        .attrs
+        .borrow()
+        .get(attribute)
+        .map(str::to_owned)
+        .unwrap_or_default();
+    match path.as_str() {
+        "" => None,
+        "flux modprobe rc1" => Some(crate::rc::start(broker).await),
+        "flux modprobe rc3" => Some(crate::rc::stop(broker).await),
+        command => Some(run_logged(broker, list, 0, command).await),
+    }
+}
+
+/// A slot for [`Running`].
+pub(crate) type RunningSlot = RefCell<Running>;
