@@ -90,7 +90,7 @@ impl Boot {
             mapping: if size == 1 {
                 Some("[[0,1,1,1]]".into())
             } else {
-                raw_map(mapping.as_deref())
+                map_text(mapping.as_deref())
             },
             interface_hint,
             client: Some(client),
@@ -127,13 +127,13 @@ impl Boot {
     }
 }
 
-/// The mapping as a raw RFC 34 map, whatever form it came in.
-fn raw_map(mapping: Option<&str>) -> Option<String> {
+/// The mapping as an RFC 34 map, whatever form it came in.
+fn map_text(mapping: Option<&str>) -> Option<String> {
     let map: Taskmap = mapping?.parse().ok()?;
     if map.is_unknown() {
         None
     } else {
-        Some(map.to_raw())
+        Some(map.to_value().to_string())
     }
 }
 
@@ -185,7 +185,7 @@ fn number(name: &str) -> Result<u32, String> {
 pub(crate) struct Nodes(Option<HashMap<u32, u32>>);
 
 impl Nodes {
-    /// Reads a raw RFC 34 map. Without one, every broker is taken to be on a node of its own.
+    /// Reads an RFC 34 map. Without one, every broker is taken to be on a node of its own.
     pub(crate) fn new(mapping: Option<&str>, size: u32) -> Nodes {
         let Some(map) = mapping.and_then(|text| text.parse::<Taskmap>().ok()) else {
             return Nodes(None);

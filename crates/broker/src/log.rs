@@ -183,7 +183,7 @@ impl Log {
         if own {
             self.local.set(self.local.get() + 1);
             if level <= settings.level {
-                self.keep(record.slice_ref(text.as_bytes()));
+                self.keep(text);
             }
         } else {
             self.remote.set(self.remote.get() + 1);
@@ -208,7 +208,12 @@ impl Log {
         }
     }
 
-    fn keep(&self, record: Bytes) {
+    /// Readers take records as text, so they are kept with the NUL of text payloads.
+    fn keep(&self, text: &str) {
+        let mut record = Vec::with_capacity(text.len() + 1);
+        record.extend_from_slice(text.as_bytes());
+        record.push(0);
+        let record = Bytes::from(record);
         self.count.set(self.count.get() + 1);
         for follower in self.followers.borrow().iter() {
             follower.reply(&Raw(record.clone()));

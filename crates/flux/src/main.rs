@@ -3,12 +3,17 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Programs that are not client commands.
-const PROGRAMS: &[(&str, fn(Vec<OsString>) -> ExitCode)] =
-    &[("broker", broker), ("start", broker::start_main)];
+use cli::Program;
+
+/// Programs that are not client commands. Their words begin with their own name.
+const PROGRAMS: &[(&str, Program)] = &[("broker", broker), ("start", start)];
 
 fn broker(words: Vec<OsString>) -> ExitCode {
-    broker::broker_main(words, services::builtins())
+    broker::broker_main(words.into_iter().skip(1).collect(), services::builtins())
+}
+
+fn start(words: Vec<OsString>) -> ExitCode {
+    broker::start_main(words.into_iter().skip(1).collect())
 }
 
 fn main() -> ExitCode {
