@@ -13,49 +13,10 @@ use bytes::Bytes;
 use jiff::{Timestamp, Zoned};
 use module::Severity;
 use proto::Raw;
-use proto::log::LogDmesg;
+use proto::log::{LogDmesg, Record};
 use rpc::{Request, RpcError};
 use types::{Errno, Rank};
 use wire::Message;
-
-/// A record taken apart.
-pub(crate) struct Record<'a> {
-    severity: Severity,
-    timestamp: &'a str,
-    host: &'a str,
-    appname: &'a str,
-    text: &'a str,
-}
-
-impl<'a> Record<'a> {
-    /// Parses `<PRI>1 TIMESTAMP HOST APPNAME PROCID - - TEXT`.
-    fn parse(record: &'a str) -> Option<Record<'a>> {
-        let (priority, rest) = record.strip_prefix('<')?.split_once(">1 ")?;
-        let priority: u32 = priority.parse().ok()?;
-        let mut fields = rest.splitn(7, ' ');
-        let timestamp = fields.next()?;
-        let host = fields.next()?;
-        let appname = fields.next()?;
-        let (_procid, _msgid, _data) = (fields.next()?, fields.next()?, fields.next()?);
-        let text = fields.next().unwrap_or_default();
-        let severity = Severity::from_number((priority & 7) as u8)?;
-        Some(Record {
-            severity,
-            timestamp,
-            host,
-            appname,
-            text,
-        })
-    }
-
-    /// `APPNAME.SEVERITY[RANK]: TEXT`.
-    fn line(&self) -> String {
-        format!(
-            "{}.{}[{}]: {}",
-            self.appname, self.severity, self.host, self.text
-        )
-    }
-}
 
 /// The settings of the `log-` attributes.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,11 +121,17 @@ impl Log {
         let now = Timestamp::now()
             .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
             .to_string();
-        // Facility 1, user-level, as every record of the system.
-        let priority = 8 + severity as u8;
+        let process = std::process::id().to_string();
         for line in text.lines().filter(|line| !line.is_empty()) {
-            let record = format!("<{priority}>1 {now} {host} {appname} - - - {line}");
-            self.append(record.into());
+            let record = Record {
+                severity,
+                timestamp: &now,
+                host: &host,
+                appname,
+                process: &process,
+                text: line,
+            };
+            self.append(record.to_string().into());
         }
     }
 
@@ -389,15 +356,17 @@ mod tests {
             ..Settings::default()
         });
         log.add(Severity::Info, "test", "one\ntwo\n\nthree");
-        log.append("<14>1 2026-01-01T00:00:00.000000Z 7 other - - - elsewhere".into());
+        log.append("<48>1 2026-01-01T00:00:00.000000Z 7 other - - - elsewhere".into());
         log.append("no record at all".into());
         let lines: Vec<_> = log
             .ring
             .borrow()
             .iter()
             .map(|record| {
-                let text = std::str::from_utf8(record).expect("own text").to_owned();
-                Record::parse(&text).expect("own record").line()
+                let text = std::str::from_utf8(record)
+                    .expect("own text")
+                    .trim_end_matches('\0');
+                Record::parse(text).expect("own record").line()
             })
             .collect();
         assert_eq!(lines, ["test.info[0]: two", "test.info[0]: three"]);

@@ -29,11 +29,10 @@
 
 mod context;
 mod generic;
-mod log;
 
 pub use context::{Context, Failure, Host, Input, Status, dispatch_generic};
 pub use generic::{ping, rusage};
-pub use log::Severity;
+pub use proto::log::Severity;
 
 use std::future::Future;
 use std::pin::Pin;

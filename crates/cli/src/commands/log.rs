@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use proto::log::{Dmesg, LogAppend, LogClear, LogDmesg};
+use proto::log::{Dmesg, LogAppend, LogClear, LogDmesg, Record, Severity};
 use proto::{Empty, Raw};
 use rpc::Dest;
 
@@ -38,33 +38,6 @@ static DMESG: Parser = Parser {
     ],
 };
 
-/// A log record (RFC 5424) with our use of its fields.
-struct Record<'a> {
-    severity: usize,
-    time: &'a str,
-    rank: &'a str,
-    app: &'a str,
-    text: &'a str,
-}
-
-impl Record<'_> {
-    fn parse(line: &str) -> Option<Record<'_>> {
-        let (priority, rest) = line.strip_prefix('<')?.split_once('>')?;
-        let mut fields = rest.strip_prefix("1 ")?.splitn(7, ' ');
-        let time = fields.next()?;
-        let rank = fields.next()?;
-        let app = fields.next()?;
-        let (_, _, _) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Record {
-            severity: priority.parse::<usize>().ok()? & 7,
-            time,
-            rank,
-            app,
-            text: fields.next().unwrap_or_default(),
-        })
-    }
-}
-
 struct Printer {
     human: Option<Human>,
     color: bool,
@@ -76,13 +49,13 @@ impl Printer {
             return outln!("{line}");
         };
         let seconds = record
-            .time
+            .timestamp
             .parse::<jiff::Timestamp>()
             .map(|time| time.as_microsecond() as f64 / 1e6);
         let (time, fresh) = match (&mut self.human, seconds) {
             (Some(human), Ok(seconds)) => human.next(seconds),
             (None, Ok(seconds)) => (timefmt::iso(seconds), false),
-            (_, Err(_)) => (record.time.to_owned(), false),
+            (_, Err(_)) => (record.timestamp.to_owned(), false),
         };
         let green = if fresh {
             color::BOLD_GREEN
@@ -91,9 +64,9 @@ impl Printer {
         };
         let name = format!(
             "{}.{}[{}]",
-            record.app, SEVERITIES[record.severity], record.rank
+            record.appname, record.severity, record.host
         );
-        let text_color = match record.severity {
+        let text_color = match record.severity as usize {
             0 | 1 => color::REVERSE_RED,
             2 => color::BOLD_RED,
             3 => color::RED,
@@ -186,7 +159,7 @@ pub(crate) fn logger(_: &Invocation<'_>, words: &[String]) -> i32 {
         return usage();
     };
     let severity = args.get("severity").unwrap_or("notice");
-    let Some(level) = SEVERITIES.iter().position(|name| *name == severity) else {
+    let Ok(severity) = severity.parse::<Severity>() else {
         err!(
             "flux-logger: invalid severity: Use {}",
             SEVERITIES.join("|")
@@ -197,13 +170,20 @@ pub(crate) fn logger(_: &Invocation<'_>, words: &[String]) -> i32 {
     fail::run("flux-logger", async {
         let client = fail::connect().await?;
         let rank = client.rank().await?;
-        // Facility 1 is user-level messages.
-        let priority = 8 + level;
+        let rank = rank.to_string();
+        let process = std::process::id().to_string();
         let append = |text: &str| {
             for line in text.split('\n').filter(|line| !line.is_empty()) {
-                let now = jiff::Timestamp::now();
-                let record = format!("<{priority}>1 {now:.6} {rank} {app} - - - {line}");
-                let request = Raw(record.into_bytes().into());
+                let now = format!("{:.6}", jiff::Timestamp::now());
+                let record = Record {
+                    severity,
+                    timestamp: &now,
+                    host: &rank,
+                    appname: app,
+                    process: &process,
+                    text: line,
+                };
+                let request = Raw(record.to_string().into());
                 client.handle().notify::<LogAppend>(Dest::Any, &request);
             }
         };
