@@ -137,6 +137,19 @@ impl Handle {
         self.notify_raw(R::topic_of(service).into(), dest.into(), request.encode());
     }
 
+    /// Calls an RPC whose request asks for no response and is answered all the same; the answer is
+    /// known by its topic.
+    pub fn call_untagged<R: Rpc>(
+        &self,
+        dest: impl Into<Dest>,
+        request: &R::Request,
+    ) -> Call<R::Response> {
+        let topic: Topic = R::topic().into();
+        let call = Call::new(self.0.pending.begin_untagged(topic.clone()));
+        self.notify_raw(topic, dest, request.encode());
+        call
+    }
+
     /// Calls a topic with bytes as they are.
     pub fn call_raw(&self, topic: Topic, dest: impl Into<Dest>, payload: Bytes) -> RawCall {
         RawCall(self.start(topic, dest.into(), payload, Flags::NONE))

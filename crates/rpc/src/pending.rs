@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use proto::Payload;
 use types::{Errno, Matchtag};
-use wire::{Kind, Message};
+use wire::{Kind, Message, Topic};
 
 use crate::RpcError;
 
@@ -31,6 +31,8 @@ pub(crate) struct Pending {
     calls: RefCell<HashMap<u32, Rc<RefCell<Slot>>>>,
     free: RefCell<Vec<u32>>,
     highest: Cell<u32>,
+    /// Calls without a matchtag, whose response is known by its topic, oldest first.
+    untagged: RefCell<Vec<(Topic, Rc<RefCell<Slot>>)>>,
 }
 
 impl Pending {
@@ -48,14 +50,35 @@ impl Pending {
         }
     }
 
+    /// A call without a matchtag: its response will be known by its topic.
+    pub(crate) fn begin_untagged(&self, topic: Topic) -> RawStream {
+        let slot = Rc::new(RefCell::new(Slot::default()));
+        self.untagged.borrow_mut().push((topic, slot.clone()));
+        RawStream {
+            slot,
+            tag: Matchtag(0),
+        }
+    }
+
+    fn on_untagged(&self, message: Message) {
+        let slot = {
+            let mut untagged = self.untagged.borrow_mut();
+            let found = untagged
+                .iter()
+                .position(|(topic, _)| Some(topic) == message.topic.as_ref());
+            let Some(at) = found else { return };
+            untagged.remove(at).1
+        };
+        deliver(&slot, message);
+    }
+
     /// Hands a response to its call. Those nobody waits for any more only retire their tag.
     pub(crate) fn on_response(&self, message: Message) {
-        let Kind::Response {
-            errno,
-            matchtag: Some(tag),
-        } = message.kind
-        else {
+        let Kind::Response { errno, matchtag } = message.kind else {
             return;
+        };
+        let Some(tag) = matchtag else {
+            return self.on_untagged(message);
         };
         let last = errno.is_some() || !message.is_streaming();
         let slot = if last {
@@ -72,14 +95,7 @@ impl Pending {
             // Only the table and this function hold it: the caller is gone, keep nothing.
             return;
         }
-        let waker = {
-            let mut slot = slot.borrow_mut();
-            slot.queue.push_back(message);
-            slot.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        deliver(&slot, message);
     }
 
     /// Fails every call under way, as when the connection is lost.
@@ -94,20 +110,33 @@ impl Pending {
             if let Some(text) = &error.text {
                 message = message.with_text(text);
             }
-            let waker = {
-                let mut slot = slot.borrow_mut();
-                slot.queue.push_back(message);
-                slot.waker.take()
-            };
             self.free.borrow_mut().push(tag);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            deliver(&slot, message);
+        }
+        for (topic, slot) in std::mem::take(&mut *self.untagged.borrow_mut()) {
+            let mut message = Message::request(topic, wire::Target::Any, None);
+            message.kind = Kind::Response {
+                errno: Some(error.errno),
+                matchtag: None,
+            };
+            deliver(&slot, message);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.calls.borrow().len()
+    }
+}
+
+/// Puts a response where its caller looks.
+fn deliver(slot: &Rc<RefCell<Slot>>, message: Message) {
+    let waker = {
+        let mut slot = slot.borrow_mut();
+        slot.queue.push_back(message);
+        slot.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

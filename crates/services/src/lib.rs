@@ -3,11 +3,13 @@
 use module::Builtin;
 
 pub mod heartbeat;
+pub mod rexec;
 
 /// The modules that come with the program, in no particular order.
 pub fn builtins() -> Vec<Builtin> {
     vec![
         heartbeat::builtin(),
+        rexec::builtin(),
         // One line a module.
     ]
 }

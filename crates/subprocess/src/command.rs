@@ -1,0 +1,366 @@
+//! What to start, and starting it.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, access, pipe2};
+use tokio::net::unix::pipe;
+use types::Errno;
+
+use crate::output::{Buffering, Output};
+use crate::{BUFFER_DEFAULT, Input};
+
+/// Where a standard stream of a process leads.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// Nowhere.
+    #[default]
+    Null,
+    /// Where the starting process's own leads.
+    Inherit,
+    /// To the starting process.
+    Pipe,
+    /// To this descriptor.
+    Fd(OwnedFd),
+}
+
+/// A process to start.
+#[derive(Debug, Default)]
+pub struct Command {
+    /// Program and arguments. A program without a slash is sought in the starting process's
+    /// `PATH`.
+    pub argv: Vec<OsString>,
+    /// The whole environment; `None` for the starting process's own.
+    pub env: Option<Vec<(OsString, OsString)>>,
+    /// The working directory. If it cannot be entered the process runs in `/tmp` and its standard
+    /// error says so.
+    pub cwd: Option<PathBuf>,
+    /// Standard input.
+    pub stdin: Stdio,
+    /// Standard output.
+    pub stdout: Stdio,
+    /// Standard error.
+    pub stderr: Stdio,
+    /// Whether it leads a process group of its own.
+    pub own_group: bool,
+    /// Further two-way channels: each is a variable that holds a descriptor's number.
+    pub channels: Vec<String>,
+    /// Bytes its input may hold.
+    pub input_max: usize,
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its process id.
+    pub pid: i32,
+    /// Its standard input, where that is a pipe.
+    pub stdin: Option<Input>,
+    /// Its standard output, where that is a pipe.
+    pub stdout: Option<Output>,
+    /// Its standard error, where that is a pipe.
+    pub stderr: Option<Output>,
+    /// Its channels, in the order of the command's.
+    pub channels: Vec<(String, Input, Output)>,
+    child: tokio::process::Child,
+}
+
+impl Process {
+    /// Waits for its end. Returns the status as of `wait(2)`. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Those of `wait(2)`.
+    pub async fn wait(&mut self) -> Result<i32, Errno> {
+        let status = self.child.wait().await;
+        Ok(status.map_err(|error| Errno::from_io(&error))?.into_raw())
+    }
+}
+
+/// Sends a signal to a process, or to the group it leads.
+///
+/// # Errors
+///
+/// `EINVAL` no such signal, `ESRCH` no such process, `EPERM`.
+pub fn signal(pid: i32, group: bool, signum: i32) -> Result<(), Errno> {
+    let signal = match signum {
+        0 => None,
+        _ => Some(Signal::try_from(signum).map_err(|errno| Errno(errno as i32))?),
+    };
+    let pid = if group { -pid } else { pid };
+    kill(Pid::from_raw(pid), signal).map_err(|errno| Errno(errno as i32))
+}
+
+/// The exit code a shell would show for a wait status: 128 and the signal for a signalled one.
+pub fn exit_code(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => 128 + signal,
+    }
+}
+
+/// A wait status in words: `Exit 1`, or the signal's description.
+pub fn describe_status(status: i32) -> String {
+    let signal = status & 0x7f;
+    if signal == 0 {
+        return format!("Exit {}", (status >> 8) & 0xff);
+    }
+    signal_text(signal).map_or_else(|| format!("Unknown signal {signal}"), str::to_owned)
+}
+
+fn signal_text(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "Hangup",
+        libc::SIGINT => "Interrupt",
+        libc::SIGQUIT => "Quit",
+        libc::SIGILL => "Illegal instruction",
+        libc::SIGTRAP => "Trace/breakpoint trap",
+        libc::SIGABRT => "Aborted",
+        libc::SIGBUS => "Bus error",
+        libc::SIGFPE => "Floating point exception",
+        libc::SIGKILL => "Killed",
+        libc::SIGUSR1 => "User defined signal 1",
+        libc::SIGSEGV => "Segmentation fault",
+        libc::SIGUSR2 => "User defined signal 2",
+        libc::SIGPIPE => "Broken pipe",
+        libc::SIGALRM => "Alarm clock",
+        libc::SIGTERM => "Terminated",
+        libc::SIGXCPU => "CPU time limit exceeded",
+        libc::SIGXFSZ => "File size limit exceeded",
+        libc::SIGVTALRM => "Virtual timer expired",
+        libc::SIGPROF => "Profiling timer expired",
+        libc::SIGIO => "I/O possible",
+        libc::SIGPWR => "Power failure",
+        libc::SIGSYS => "Bad system call",
+        _ => return None,
+    })
+}
+
+/// The file a program's name means (as `execvp(3)` seeks it). Errors: `ENOENT`, `EACCES`.
+fn find_program(name: &OsStr) -> Result<PathBuf, Errno> {
+    if name.as_bytes().contains(&b'/') {
+        return Ok(PathBuf::from(name));
+    }
+    if name.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let mut failure = Errno::ENOENT;
+    for directory in std::env::split_paths(&path) {
+        let file = directory.join(name);
+        if access(&file, AccessFlags::X_OK).is_ok() {
+            if file.is_file() {
+                return Ok(file);
+            }
+        } else if file.is_file() {
+            failure = Errno::EACCES;
+        }
+    }
+    Err(failure)
+}
+
+/// Why a directory cannot be entered.
+fn cannot_enter(directory: &Path) -> Option<Errno> {
+    match access(directory, AccessFlags::X_OK) {
+        Err(errno) => Some(Errno(errno as i32)),
+        Ok(()) if !directory.is_dir() => Some(Errno::ENOTDIR),
+        Ok(()) => None,
+    }
+}
+
+/// The process's end of one of its standard streams.
+enum End {
+    Null,
+    Inherit,
+    Fd(OwnedFd),
+}
+
+impl End {
+    /// Both ends of a stream; `reads`: whether the process reads from it.
+    fn new(stdio: Stdio, reads: bool) -> Result<(End, Option<OwnedFd>), Errno> {
+        Ok(match stdio {
+            Stdio::Null => (End::Null, None),
+            Stdio::Inherit => (End::Inherit, None),
+            Stdio::Fd(fd) => (End::Fd(fd), None),
+            Stdio::Pipe => {
+                let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| Errno(errno as i32))?;
+                let (theirs, ours) = if reads { (read, write) } else { (write, read) };
+                (End::Fd(theirs), Some(ours))
+            }
+        })
+    }
+
+    fn stdio(&self) -> Result<std::process::Stdio, Errno> {
+        Ok(match self {
+            End::Null => std::process::Stdio::null(),
+            End::Inherit => std::process::Stdio::inherit(),
+            End::Fd(fd) => fd
+                .try_clone()
+                .map_err(|error| Errno::from_io(&error))?
+                .into(),
+        })
+    }
+
+    /// Writes what the process itself would have. It is a courtesy: nobody may be reading.
+    fn say(&self, text: &str) {
+        let written = match self {
+            End::Null => Ok(()),
+            End::Inherit => std::io::stderr().write_all(text.as_bytes()),
+            End::Fd(fd) => nix::unistd::write(fd, text.as_bytes())
+                .map(drop)
+                .map_err(Into::into),
+        };
+        drop(written);
+    }
+}
+
+/// A command whose streams are set up.
+struct Prepared<'a> {
+    command: &'a Command,
+    streams: [End; 3],
+    cwd: Option<PathBuf>,
+    channels: Vec<(String, OwnedFd)>,
+}
+
+impl Prepared<'_> {
+    /// Starts `program` with these arguments in the command's circumstances.
+    fn spawn(
+        &self,
+        program: &Path,
+        name: &OsStr,
+        args: &[&OsStr],
+    ) -> Result<tokio::process::Child, Errno> {
+        let mut command = std::process::Command::new(program);
+        command.arg0(name).args(args);
+        let [stdin, stdout, stderr] = &self.streams;
+        command
+            .stdin(stdin.stdio()?)
+            .stdout(stdout.stdio()?)
+            .stderr(stderr.stdio()?);
+        if let Some(env) = &self.command.env {
+            command.env_clear();
+            command.envs(env.iter().map(|(name, value)| (name, value)));
+        }
+        for (name, fd) in &self.channels {
+            command.env(name, fd.as_raw_fd().to_string());
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        if self.command.own_group {
+            command.process_group(0);
+        }
+        tokio::process::Command::from(command)
+            .spawn()
+            .map_err(|error| Errno::from_io(&error))
+    }
+}
+
+impl Command {
+    /// A command that inherits nothing but the environment and leads its own process group.
+    pub fn new<S: Into<OsString>>(argv: impl IntoIterator<Item = S>) -> Command {
+        Command {
+            argv: argv.into_iter().map(Into::into).collect(),
+            own_group: true,
+            input_max: BUFFER_DEFAULT,
+            ..Command::default()
+        }
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    ///
+    /// Those of `exec(2)`: `ENOENT`, `EACCES` and others; `EINVAL` for an empty command.
+    pub fn spawn(mut self) -> Result<Process, Errno> {
+        let name = self.argv.first().ok_or(Errno::EINVAL)?.clone();
+        let program = find_program(&name)?;
+        let (stdin, our_stdin) = End::new(std::mem::take(&mut self.stdin), true)?;
+        let (stdout, our_stdout) = End::new(std::mem::take(&mut self.stdout), false)?;
+        let (stderr, our_stderr) = End::new(std::mem::take(&mut self.stderr), false)?;
+        let cwd = self.usable_cwd(&stderr);
+        let mut our_channels = Vec::new();
+        let mut channels = Vec::new();
+        for name in &self.channels {
+            let (ours, theirs) =
+                std::os::unix::net::UnixStream::pair().map_err(|error| Errno::from_io(&error))?;
+            // Inherited by this one process: nothing else starts one before it is closed again.
+            fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
+                .map_err(|errno| Errno(errno as i32))?;
+            our_channels.push((name.clone(), ours));
+            channels.push((name.clone(), OwnedFd::from(theirs)));
+        }
+        let prepared = Prepared {
+            command: &self,
+            streams: [stdin, stdout, stderr],
+            cwd,
+            channels,
+        };
+        let args: Vec<&OsStr> = self.argv[1..].iter().map(OsString::as_os_str).collect();
+        let child = prepared.spawn(&program, &name, &args).or_else(|errno| {
+            if errno.0 != libc::ENOEXEC {
+                return Err(errno);
+            }
+            // A script without an interpreter line is one of the shell, as for `execvp(3)`.
+            let mut words = vec![program.as_os_str()];
+            words.extend(&args);
+            prepared.spawn(Path::new("/bin/sh"), OsStr::new("sh"), &words)
+        })?;
+        drop(prepared);
+        Ok(Process {
+            pid: child.id().map_or(0, |pid| pid as i32),
+            stdin: our_stdin.map(|fd| sender(fd, self.input_max)).transpose()?,
+            stdout: our_stdout.map(receiver).transpose()?,
+            stderr: our_stderr.map(receiver).transpose()?,
+            channels: our_channels
+                .into_iter()
+                .map(|(name, stream)| two_way(name, stream, self.input_max))
+                .collect::<Result<_, _>>()?,
+            child,
+        })
+    }
+
+    /// The directory to start in. Where the one asked for cannot be entered it says so on the
+    /// process's standard error, as if the process had tried.
+    fn usable_cwd(&self, stderr: &End) -> Option<PathBuf> {
+        let cwd = self.cwd.as_ref()?;
+        let Some(errno) = cannot_enter(cwd) else {
+            return Some(cwd.clone());
+        };
+        stderr.say(&format!(
+            "Could not change dir to {}: {errno}. Going to /tmp instead\n",
+            cwd.display()
+        ));
+        Some("/tmp".into())
+    }
+}
+
+fn receiver(fd: OwnedFd) -> Result<Output, Errno> {
+    let pipe = pipe::Receiver::from_owned_fd(fd).map_err(|error| Errno::from_io(&error))?;
+    Ok(Output::new(pipe, Buffering::Line, BUFFER_DEFAULT))
+}
+
+fn sender(fd: OwnedFd, max: usize) -> Result<Input, Errno> {
+    let pipe = pipe::Sender::from_owned_fd(fd).map_err(|error| Errno::from_io(&error))?;
+    Ok(Input::new(pipe, max))
+}
+
+fn two_way(
+    name: String,
+    stream: std::os::unix::net::UnixStream,
+    max: usize,
+) -> Result<(String, Input, Output), Errno> {
+    let convert = |error| Errno::from_io(&error);
+    stream.set_nonblocking(true).map_err(convert)?;
+    let (read, write) = tokio::net::UnixStream::from_std(stream)
+        .map_err(convert)?
+        .into_split();
+    let output = Output::new(read, Buffering::Line, BUFFER_DEFAULT);
+    Ok((name, Input::new(write, max), output))
+}
