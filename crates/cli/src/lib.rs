@@ -3,16 +3,23 @@
 //! [`main`] prepares the environment and finds the command by name; the command then parses its
 //! own words. Nothing is set up before a command needs it, so that starting one costs little.
 
+mod attach;
 mod builtin;
 mod color;
 mod commands;
+mod config;
+mod datetime;
 mod driver;
 mod environment;
 mod events;
 mod fail;
+mod glob;
 mod json;
 mod options;
 mod output;
+mod regex;
+mod signal;
+mod submit;
 mod terminal;
 mod timefmt;
 

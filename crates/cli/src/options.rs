@@ -377,6 +377,19 @@ impl Args {
             .map(|(opt, value)| (*opt, value.as_deref()))
     }
 
+    /// The same arguments with every value changed.
+    pub(crate) fn map_values(&self, change: impl Fn(&str) -> String) -> Args {
+        Args {
+            parser: self.parser,
+            given: self
+                .given
+                .iter()
+                .map(|(opt, value)| (*opt, value.as_deref().map(&change)))
+                .collect(),
+            words: self.words.clone(),
+        }
+    }
+
     /// An option's argument as an integer.
     ///
     /// # Errors

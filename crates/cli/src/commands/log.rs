@@ -62,10 +62,7 @@ impl Printer {
         } else {
             color::GREEN
         };
-        let name = format!(
-            "{}.{}[{}]",
-            record.appname, record.severity, record.host
-        );
+        let name = format!("{}.{}[{}]", record.appname, record.severity, record.host);
         let text_color = match record.severity as usize {
             0 | 1 => color::REVERSE_RED,
             2 => color::BOLD_RED,

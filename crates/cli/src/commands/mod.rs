@@ -11,6 +11,7 @@ pub(crate) mod python;
 pub(crate) mod version;
 
 use crate::driver::Invocation;
+use crate::submit;
 
 /// A command's entry point: its words without its name; returns the exit status.
 pub(crate) type Run = fn(&Invocation<'_>, &[String]) -> i32;
@@ -20,6 +21,14 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("getattr", "Read a broker attribute", attr::getattr),
     ("setattr", "Change a broker attribute", attr::setattr),
     ("lsattr", "List broker attributes", attr::lsattr),
+    ("alloc", "Start an instance to work in", submit::alloc),
+    (
+        "batch",
+        "Submit a script that gets an instance",
+        submit::batch,
+    ),
+    ("run", "Run a job and wait for it", submit::run),
+    ("submit", "Submit jobs", submit::submit),
     ("content", "Store and load blobs", content::run),
     ("dmesg", "Show the broker log", log::dmesg),
     (
@@ -111,8 +120,11 @@ pub(crate) fn dispatch_forms(name: &str, about: &str, subs: &[Sub], words: &[Str
         let word = if index == 0 { "Usage" } else { "   or" };
         text.push_str(&format!("{word}: {name} {sub} {usage}\n"));
     }
-    text.push_str(about);
-    text.push_str("\n  -h, --help             Display this message.\n");
+    if !about.is_empty() {
+        text.push_str(about);
+        text.push('\n');
+    }
+    text.push_str("  -h, --help             Display this message.\n");
     crate::output::error_bytes(text.as_bytes());
     status
 }

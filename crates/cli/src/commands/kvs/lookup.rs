@@ -245,7 +245,6 @@ pub(super) fn readlink(words: &[String]) -> i32 {
                     _ if args.has("key-only") => outln!("{target}"),
                     Some(namespace) if args.has("namespace-only") => outln!("{namespace}"),
                     Some(namespace) => outln!("{namespace}::{target}"),
-                    None if args.has("namespace-only") => {}
                     None => outln!("{target}"),
                 },
                 _ => return Err(Fail::of(key, types::Errno::EINVAL)),

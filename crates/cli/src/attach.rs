@@ -1,0 +1,552 @@
+//! Following one job to its end, as `flux job attach` and `flux run` do.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use client::Client;
+use proto::job_info::{Event, EventlogWatch, JobInfoEventlogWatch, watch_flags};
+use proto::job_manager::{JobManagerKill, JobManagerRaise, Kill, Raise};
+use rpc::{Dest, RawCall, RpcError, Stream};
+use serde_json::{Map, Value};
+use spec::Entry;
+use spec::stdio::StreamData;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use types::{Errno, JobId, Rank};
+
+use crate::fail::{Fail, Outcome};
+use crate::{err, output, signal as names};
+
+/// The time in which a second Ctrl-C cancels the job.
+const CANCEL_WINDOW: Duration = Duration::from_secs(2);
+/// Bytes read from standard input at once.
+const STDIN_CHUNK: usize = 1 << 16;
+
+/// What to show of the job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// The events of the job.
+    pub(crate) events: bool,
+    /// The events of its execution.
+    pub(crate) exec: bool,
+    /// The task rank in front of each line.
+    pub(crate) label: bool,
+    /// Where log lines come from.
+    pub(crate) verbose: bool,
+    /// No log lines but errors.
+    pub(crate) quiet: bool,
+    /// Leave standard input alone.
+    pub(crate) read_only: bool,
+    /// The tasks that get standard input.
+    pub(crate) stdin_ranks: String,
+    /// Stop after this event of the job, instead of `clean`.
+    pub(crate) wait_event: Option<String>,
+    /// Only the last lines of output so far.
+    pub(crate) tail: Option<usize>,
+}
+
+/// Where the job takes standard input.
+struct Service {
+    name: String,
+    rank: Rank,
+}
+
+struct Session<'a> {
+    client: &'a Client,
+    id: JobId,
+    options: &'a Options,
+    /// The time of the first event.
+    start: f64,
+    status: Option<i32>,
+    fatal: bool,
+    encodings: Map<String, Value>,
+    service: Option<Service>,
+    tail: Option<Vec<StreamData>>,
+}
+
+/// Opens a stream of events of a job.
+pub(crate) fn watch(client: &Client, id: JobId, path: &str, flags: i32) -> Stream<Event> {
+    let request = EventlogWatch {
+        id,
+        path: path.to_owned(),
+        flags,
+        guest: false,
+    };
+    client
+        .handle()
+        .stream::<JobInfoEventlogWatch>(Dest::Any, &request)
+}
+
+/// The entry in a response.
+pub(crate) fn entry(event: &Event) -> Result<Entry, Fail> {
+    Entry::decode(event.event.as_bytes()).map_err(|error| Fail::of("eventlog", error))
+}
+
+/// The next event of a stream; a stream that is not open (any more) never has one.
+async fn next(stream: &mut Option<Stream<Event>>) -> Result<Option<Event>, RpcError> {
+    match stream {
+        Some(open) => open.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn answered(call: &mut Option<RawCall>) -> Result<wire::Message, RpcError> {
+    match call {
+        Some(open) => open.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Follows a job and returns its exit code.
+pub(crate) async fn attach(client: &Client, id: JobId, options: &Options) -> Outcome {
+    let mut session = Session {
+        client,
+        id,
+        options,
+        start: 0.0,
+        status: None,
+        fatal: false,
+        encodings: Map::new(),
+        service: None,
+        tail: options.tail.map(|_| Vec::new()),
+    };
+    session.run().await
+}
+
+impl Session<'_> {
+    async fn run(&mut self) -> Outcome {
+        let mut main = Some(watch(self.client, self.id, "eventlog", 0));
+        let mut exec = None;
+        let mut out = None;
+        let mut input: Option<mpsc::Receiver<Bytes>> = None;
+        let mut write: Option<RawCall> = None;
+        let io_error = |error: std::io::Error| Fail::new(error.to_string());
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error)?;
+        let mut forward = Forwarded::new().map_err(io_error)?;
+        let mut interrupted: Option<Instant> = None;
+        let mut first = true;
+        while main.is_some() || exec.is_some() || out.is_some() {
+            output::flush();
+            tokio::select! {
+                biased;
+                event = next(&mut exec) => match self.take(event, "exec")? {
+                    Some(entry) => {
+                        self.exec_event(&entry);
+                        if self.service.is_some() && input.is_none() && !self.options.read_only {
+                            input = Some(read_stdin());
+                        }
+                    }
+                    None => exec = None,
+                },
+                event = next(&mut out) => match self.take(event, "output")? {
+                    Some(entry) => self.output_event(&entry),
+                    None => {
+                        out = None;
+                        self.show_tail();
+                    }
+                },
+                event = next(&mut main) => match event {
+                    Ok(Some(event)) => {
+                        let entry = entry(&event)?;
+                        if first {
+                            first = false;
+                            self.start = entry.timestamp;
+                            let wait = watch_flags::WAITCREATE;
+                            let open = |path| Some(watch(self.client, self.id, path, wait));
+                            exec = open("guest.exec.eventlog");
+                            out = open("guest.output");
+                        }
+                        if self.job_event(&entry) {
+                            return Ok(self.exit_code());
+                        }
+                    }
+                    Ok(None) => main = None,
+                    Err(error) if first => return Err(self.refused(&error)),
+                    Err(error) => return Err(Fail::of("eventlog", error)),
+                },
+                result = answered(&mut write) => {
+                    write = None;
+                    // The job may have closed its input; then there is nothing to read for.
+                    if result.is_err() {
+                        input = Some(mpsc::channel(1).1);
+                    }
+                },
+                chunk = read_chunk(&mut input), if write.is_none() => match chunk {
+                    Some(chunk) => write = self.send_stdin(&chunk),
+                    None => input = Some(never()),
+                },
+                _ = interrupt.recv() => {
+                    let again = interrupted.is_some_and(|at| at.elapsed() < CANCEL_WINDOW);
+                    if again {
+                        self.cancel().await;
+                    } else {
+                        err!("flux-job: one more ctrl-C within 2s to cancel or ctrl-Z to detach");
+                        interrupted = Some(Instant::now());
+                    }
+                }
+                number = forward.recv() => self.kill(number).await,
+            }
+        }
+        Ok(self.exit_code())
+    }
+
+    fn refused(&self, error: &RpcError) -> Fail {
+        let reason = match error.errno {
+            Errno::ENOENT => "No such job".to_owned(),
+            Errno::EPERM => "that is not your job".to_owned(),
+            _ => error.to_string(),
+        };
+        // The decimal form is what scripts match.
+        Fail::of(format!("Failed to attach to {}", self.id.0), reason)
+    }
+
+    /// An entry of one of the guest's eventlogs, `None` at its end.
+    fn take(
+        &self,
+        event: Result<Option<Event>, RpcError>,
+        what: &str,
+    ) -> Result<Option<Entry>, Fail> {
+        match event {
+            Ok(Some(event)) => entry(&event).map(Some),
+            Ok(None) => Ok(None),
+            // The job had none.
+            Err(error) if error.errno == Errno::ENOENT => Ok(None),
+            Err(error) => Err(Fail::of(what, error)),
+        }
+    }
+
+    fn offset(&self, entry: &Entry) -> f64 {
+        entry.timestamp - self.start
+    }
+
+    fn show(&self, kind: &str, entry: &Entry) {
+        let at = self.offset(entry);
+        match &entry.context {
+            Some(context) => {
+                let context = Value::Object(context.clone());
+                err!("{at:.3}s: {kind}.{} {context}", entry.name);
+            }
+            None => err!("{at:.3}s: {kind}.{}", entry.name),
+        }
+    }
+
+    /// Takes an event of the job. True ends the session.
+    fn job_event(&mut self, entry: &Entry) -> bool {
+        if entry.name == "exception" {
+            let severity = entry.get_i64("severity").unwrap_or_default();
+            err!(
+                "{:.3}s: job.exception {} type={} severity={severity} {}",
+                self.offset(entry),
+                self.id,
+                entry.get_str("type").unwrap_or_default(),
+                entry.get_str("note").unwrap_or_default()
+            );
+            self.fatal |= severity == 0;
+        } else {
+            if entry.name == "finish" {
+                self.finish(entry);
+            }
+            if self.options.events {
+                self.show("job", entry);
+            }
+        }
+        self.options.wait_event.as_ref() == Some(&entry.name)
+    }
+
+    fn finish(&mut self, entry: &Entry) {
+        let status = entry.get_i64("status").unwrap_or_default() as i32;
+        self.status = Some(status);
+        let code = names::exit_code(status);
+        if let Some(signal) = names::killed_by(status) {
+            err!("flux-job: job shell {}", names::describe(signal));
+        } else if code > 128 {
+            err!("flux-job: task(s) {}", names::describe(code - 128));
+        } else if code > 0 {
+            err!("flux-job: task(s) exited with exit code {code}");
+        }
+    }
+
+    fn exit_code(&self) -> i32 {
+        match self.status.map(names::exit_code) {
+            Some(code) if code != 0 => code,
+            Some(_) if self.fatal => 1,
+            Some(code) => code,
+            None => 1,
+        }
+    }
+
+    fn exec_event(&mut self, entry: &Entry) {
+        match entry.name.as_str() {
+            "shell.init" => {
+                let rank = entry.get_i64("leader-rank").unwrap_or_default();
+                self.service = entry.get_str("service").map(|name| Service {
+                    name: name.to_owned(),
+                    rank: Rank(u32::try_from(rank).unwrap_or_default()),
+                });
+            }
+            "log" => {
+                let text = |key| entry.get_str(key).unwrap_or_default();
+                let rank = entry.get("rank").map(rank_text).unwrap_or_default();
+                for line in text("data").lines() {
+                    err!(
+                        "{:.3}s: {}[{rank}]: {}: {line}",
+                        self.offset(entry),
+                        text("component"),
+                        text("stream")
+                    );
+                }
+            }
+            _ => {}
+        }
+        if self.options.exec {
+            self.show("exec", entry);
+        }
+    }
+
+    fn output_event(&mut self, entry: &Entry) {
+        match entry.name.as_str() {
+            "header" => {
+                if let Some(Value::Object(encodings)) = entry.get("encoding") {
+                    self.encodings = encodings.clone();
+                }
+            }
+            "data" => {
+                let Some(context) = &entry.context else {
+                    return;
+                };
+                if let Some(data) = data_of(context, &self.encodings) {
+                    match &mut self.tail {
+                        Some(tail) => tail.push(data),
+                        None => show_data(&data, self.options.label, ""),
+                    }
+                }
+            }
+            "redirect" if !self.options.quiet => {
+                let text = |key| entry.get_str(key).unwrap_or_default();
+                err!(
+                    "{}: {} redirected to {}",
+                    text("rank"),
+                    text("stream"),
+                    text("path")
+                );
+            }
+            "log" => {
+                if let Some(line) = log_line(entry, self.options.verbose, self.options.quiet) {
+                    err!("{:.3}s: {line}", self.offset(entry));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn show_tail(&mut self) {
+        let (Some(tail), Some(lines)) = (self.tail.take(), self.options.tail) else {
+            return;
+        };
+        let skip = tail.len().saturating_sub(lines);
+        for data in &tail[skip..] {
+            show_data(data, self.options.label, "");
+        }
+    }
+
+    fn send_stdin(&self, chunk: &[u8]) -> Option<RawCall> {
+        let service = self.service.as_ref()?;
+        let ranks = &self.options.stdin_ranks;
+        let data = if chunk.is_empty() {
+            StreamData::eof("stdin", ranks)
+        } else {
+            StreamData::new("stdin", ranks, chunk)
+        };
+        let topic = format!("{}.stdin", service.name);
+        let payload = proto::json_payload(&data.encode());
+        let call = self
+            .client
+            .handle()
+            .call_raw(topic.into(), service.rank, payload);
+        Some(call)
+    }
+
+    async fn cancel(&self) {
+        let request = Raise {
+            id: self.id,
+            severity: 0,
+            kind: "cancel".to_owned(),
+            note: Some("interrupted by ctrl-C".to_owned()),
+            wait_status: None,
+        };
+        let call = self
+            .client
+            .handle()
+            .call::<JobManagerRaise>(Dest::Any, &request);
+        if let Err(error) = call.await {
+            err!("flux-job: cancel {}: {error}", self.id);
+        }
+    }
+
+    async fn kill(&self, signum: i32) {
+        let request = Kill {
+            id: self.id,
+            signum,
+        };
+        let call = self
+            .client
+            .handle()
+            .call::<JobManagerKill>(Dest::Any, &request);
+        if let Err(error) = call.await {
+            err!("flux-job: kill {}: {error}", self.id);
+        }
+    }
+}
+
+/// A rank as people read it.
+fn rank_text(rank: &Value) -> String {
+    match rank {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The data in an output entry, `None` if it has none.
+pub(crate) fn data_of(
+    context: &Map<String, Value>,
+    encodings: &Map<String, Value>,
+) -> Option<StreamData> {
+    let stream = context.get("stream").and_then(Value::as_str)?;
+    let encoding = encodings.get(stream).and_then(Value::as_str);
+    match StreamData::decode(context, encoding.unwrap_or("UTF-8")) {
+        Ok(data) => Some(data),
+        Err(error) => {
+            err!("flux-job: error decoding output: {error}");
+            None
+        }
+    }
+}
+
+/// Prints output where it belongs, with `prefix` and perhaps the rank in front of each line.
+pub(crate) fn show_data(data: &StreamData, label: bool, prefix: &str) {
+    let Some(bytes) = &data.data else { return };
+    let write: fn(&[u8]) = if data.stream == "stderr" {
+        output::error_bytes
+    } else {
+        output::write
+    };
+    for _ in 0..data.repeat {
+        if !label && prefix.is_empty() {
+            write(bytes);
+            continue;
+        }
+        let mut out = Vec::with_capacity(bytes.len() + 16);
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            out.extend_from_slice(prefix.as_bytes());
+            if label {
+                out.extend_from_slice(data.rank.as_bytes());
+                out.extend_from_slice(b": ");
+            }
+            out.extend_from_slice(line);
+        }
+        write(&out);
+    }
+}
+
+/// A shell's log record as a line, `None` if it is not to be shown.
+pub(crate) fn log_line(entry: &Entry, verbose: bool, quiet: bool) -> Option<String> {
+    let level = entry.get_i64("level").unwrap_or(5);
+    if quiet && level > 3 {
+        return None;
+    }
+    let label = match level {
+        ..=2 => "FATAL: ",
+        3 => "ERROR: ",
+        4 => " WARN: ",
+        5 => "",
+        6 => "DEBUG: ",
+        _ => "TRACE: ",
+    };
+    let mut line = format!(
+        "flux-shell[{}]: {label}",
+        entry.get("rank").map(rank_text).unwrap_or_default()
+    );
+    if let Some(component) = entry.get_str("component") {
+        line.push_str(&format!("{component}: "));
+    }
+    if verbose && let Some(file) = entry.get_str("file") {
+        let number = entry.get_i64("line").unwrap_or_default();
+        line.push_str(&format!("{file}:{number}: "));
+    }
+    line.push_str(entry.get_str("message").unwrap_or_default());
+    Some(line)
+}
+
+/// Reads standard input on a thread of its own, since a file cannot be polled. An empty chunk is
+/// its end.
+fn read_stdin() -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        use std::io::Read;
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            let mut chunk = vec![0; STDIN_CHUNK];
+            let length = match stdin.read(&mut chunk) {
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                // An unreadable input is an empty one.
+                Err(_) => 0,
+            };
+            chunk.truncate(length);
+            if sender.blocking_send(chunk.into()).is_err() || length == 0 {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// A receiver that is at its end.
+fn never() -> mpsc::Receiver<Bytes> {
+    mpsc::channel(1).1
+}
+
+/// The next chunk of standard input; none any more, once it has ended, is waiting forever.
+async fn read_chunk(input: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
+    match input {
+        Some(receiver) => match receiver.recv().await {
+            Some(chunk) => Some(chunk),
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals passed on to the job.
+struct Forwarded {
+    signals: Vec<(i32, tokio::signal::unix::Signal)>,
+}
+
+impl Forwarded {
+    fn new() -> std::io::Result<Forwarded> {
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::alarm(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let signals = kinds
+            .into_iter()
+            .map(|kind| Ok((kind.as_raw_value(), signal(kind)?)))
+            .collect::<std::io::Result<_>>()?;
+        Ok(Forwarded { signals })
+    }
+
+    async fn recv(&mut self) -> i32 {
+        std::future::poll_fn(|cx| {
+            for (number, signal) in &mut self.signals {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}

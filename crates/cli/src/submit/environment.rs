@@ -1,0 +1,221 @@
+//! What of the submitter's environment and limits a job gets.
+
+use nix::sys::resource::{Resource, getrlimit};
+use serde_json::{Map, Value, json};
+
+use crate::fail::Fail;
+use crate::options::Args;
+
+/// Applies the environment rules of the command line, in order.
+///
+/// The second map holds values with templates, which the job shell expands.
+pub(super) fn environment(args: &Args) -> Result<(Map<String, Value>, Map<String, Value>), Fail> {
+    let mut rules = Rules {
+        env: std::env::vars_os()
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?.into()))
+            })
+            .collect(),
+        expand: Map::new(),
+    };
+    for (opt, value) in args.given() {
+        let value = value.unwrap_or_default();
+        match opt.long {
+            "env" => rules.apply(value)?,
+            "env-remove" => rules.remove(value)?,
+            "env-file" => rules.file(value)?,
+            _ => {}
+        }
+    }
+    Ok((rules.env, rules.expand))
+}
+
+struct Rules {
+    env: Map<String, Value>,
+    expand: Map<String, Value>,
+}
+
+impl Rules {
+    fn apply(&mut self, rule: &str) -> Result<(), Fail> {
+        if let Some(pattern) = rule.strip_prefix('-') {
+            return self.remove(pattern);
+        }
+        if let Some(file) = rule.strip_prefix('^') {
+            return self.file(file);
+        }
+        let Some((name, value)) = rule.split_once('=') else {
+            let matcher = Matcher::new(rule)?;
+            for (name, value) in std::env::vars() {
+                if matcher.matches(&name) && !self.env.contains_key(&name) {
+                    self.env.insert(name, value.into());
+                }
+            }
+            return Ok(());
+        };
+        if value.contains("{{") {
+            self.expand.insert(name.to_owned(), value.into());
+        } else {
+            let value = self.substitute(rule, value)?;
+            self.env.insert(name.to_owned(), value.into());
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &str) -> Result<(), Fail> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Fail::of(format!("--env: {path}"), types::Errno::from_io(&error)))?;
+        for line in text.lines().map(str::trim) {
+            if !line.is_empty() && !line.starts_with('#') {
+                self.apply(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, pattern: &str) -> Result<(), Fail> {
+        let matcher = Matcher::new(pattern)?;
+        self.env.retain(|name, _| !matcher.matches(name));
+        Ok(())
+    }
+
+    /// Expands `$NAME` and `${NAME}`; `$$` is a dollar.
+    fn substitute(&self, rule: &str, value: &str) -> Result<String, Fail> {
+        let mut out = String::new();
+        let mut rest = value;
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+                continue;
+            }
+            let (name, after) = match rest.strip_prefix('{') {
+                Some(inner) => inner.split_once('}').unwrap_or((inner, "")),
+                None => {
+                    let end = rest
+                        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                        .unwrap_or(rest.len());
+                    rest.split_at(end)
+                }
+            };
+            if name.is_empty() {
+                out.push('$');
+                continue;
+            }
+            match self.env.get(name).and_then(Value::as_str) {
+                Some(value) => out.push_str(value),
+                None => match std::env::var(name) {
+                    Ok(value) => out.push_str(&value),
+                    Err(_) => {
+                        return Err(Fail::new(format!(
+                            "--env: Variable '{name}' not found in {rule}"
+                        )));
+                    }
+                },
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+}
+
+/// A glob, or after a slash a regular expression matched at the start.
+struct Matcher {
+    pattern: String,
+    regex: bool,
+}
+
+impl Matcher {
+    fn new(pattern: &str) -> Result<Matcher, Fail> {
+        Ok(match pattern.strip_prefix('/') {
+            Some(regex) => Matcher {
+                pattern: regex.to_owned(),
+                regex: true,
+            },
+            None => Matcher {
+                pattern: pattern.to_owned(),
+                regex: false,
+            },
+        })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        if self.regex {
+            crate::regex::matches_at_start(&self.pattern, name)
+        } else {
+            crate::glob::matches(&self.pattern, name)
+        }
+    }
+}
+
+/// The limits a job may get: our name and the system's.
+const LIMITS: &[(&str, Resource)] = &[
+    ("cpu", Resource::RLIMIT_CPU),
+    ("fsize", Resource::RLIMIT_FSIZE),
+    ("data", Resource::RLIMIT_DATA),
+    ("stack", Resource::RLIMIT_STACK),
+    ("core", Resource::RLIMIT_CORE),
+    ("nofile", Resource::RLIMIT_NOFILE),
+    ("as", Resource::RLIMIT_AS),
+    ("rss", Resource::RLIMIT_RSS),
+    ("nproc", Resource::RLIMIT_NPROC),
+    ("memlock", Resource::RLIMIT_MEMLOCK),
+    ("msgqueue", Resource::RLIMIT_MSGQUEUE),
+    ("nice", Resource::RLIMIT_NICE),
+    ("rtprio", Resource::RLIMIT_RTPRIO),
+    ("rttime", Resource::RLIMIT_RTTIME),
+    ("sigpending", Resource::RLIMIT_SIGPENDING),
+];
+
+/// How many of [`LIMITS`] a job gets without asking.
+const LIMITS_DEFAULT: usize = 9;
+
+fn soft_limit(resource: Resource) -> Option<Value> {
+    let (soft, _) = getrlimit(resource).ok()?;
+    // The system's infinity travels as -1.
+    Some(match i64::try_from(soft) {
+        Ok(soft) => json!(soft),
+        Err(_) => json!(-1),
+    })
+}
+
+/// Applies the limit rules of the command line, in order.
+pub(super) fn limits(args: &Args) -> Result<Map<String, Value>, Fail> {
+    let mut limits: Map<String, Value> = LIMITS[..LIMITS_DEFAULT]
+        .iter()
+        .filter_map(|(name, resource)| Some(((*name).to_owned(), soft_limit(*resource)?)))
+        .collect();
+    for rule in args.all("rlimit").flat_map(|list| list.split(',')) {
+        if let Some(pattern) = rule.strip_prefix('-') {
+            limits.retain(|name, _| !crate::glob::matches(&pattern.to_lowercase(), name));
+            continue;
+        }
+        let (pattern, value) = match rule.split_once('=') {
+            Some((name, value)) => (name.to_lowercase(), Some(value)),
+            None => (rule.to_lowercase(), None),
+        };
+        let mut found = false;
+        for (name, resource) in LIMITS {
+            if !crate::glob::matches(&pattern, name) {
+                continue;
+            }
+            found = true;
+            let value = match value {
+                None => soft_limit(*resource),
+                Some("unlimited" | "infinity" | "inf") => Some(json!(-1)),
+                Some(number) => Some(json!(number.parse::<i64>().map_err(|_| {
+                    Fail::new(format!("--rlimit: invalid value in {name}={number}"))
+                })?)),
+            };
+            if let Some(value) = value {
+                limits.insert((*name).to_owned(), value);
+            }
+        }
+        if !found {
+            return Err(Fail::new(format!("--rlimit: No such limit \"{pattern}\"")));
+        }
+    }
+    Ok(limits)
+}

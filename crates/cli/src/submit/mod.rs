@@ -1,0 +1,500 @@
+//! `flux run`, `submit`, `batch` and `alloc`: from words to jobs.
+
+mod constraint;
+mod directives;
+mod environment;
+mod jobspec;
+mod options;
+mod watch;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use client::Client;
+use proto::job_ingest::{JobIngestSubmit, Submit, Submitted};
+use rpc::{Call, Dest, RpcError};
+use serde_json::Value;
+use types::{Errno, IdSet, JobId};
+
+use crate::driver::Invocation;
+use crate::fail::{self, Fail, Outcome};
+use crate::options::{Args, Parser};
+use crate::{attach, err, json, out, outln, output};
+
+use jobspec::Kind;
+pub(crate) use jobspec::{set as set_path, urgency};
+pub(crate) use watch::{Wanted, Watcher};
+
+/// Wraps a jobspec as the instance owner may submit it (RFC 15, mechanism `none`).
+pub(crate) fn sign(jobspec: &str) -> String {
+    let header = format!(
+        "version\0i1\0userid\0i{}\0mechanism\0snone\0",
+        nix::unistd::getuid()
+    );
+    format!("{}.{}.none", BASE64.encode(header), BASE64.encode(jobspec))
+}
+
+fn submit_call(client: &Client, jobspec: &str, urgency: i32, flags: i32) -> Call<Submitted> {
+    let request = Submit {
+        signed: sign(jobspec),
+        urgency,
+        flags,
+    };
+    client.handle().call::<JobIngestSubmit>(Dest::Any, &request)
+}
+
+/// The words of the command: an introducing `--` is dropped.
+fn command(args: &Args) -> Result<Vec<String>, Fail> {
+    let words = match args.words.split_first() {
+        Some((first, rest)) if first == "--" => rest,
+        _ => &args.words[..],
+    };
+    if words.is_empty() {
+        return Err(Fail::new("job command and arguments are missing"));
+    }
+    Ok(words.to_vec())
+}
+
+/// What ends a submission command before it submits.
+fn early(parser: &'static Parser, words: &[String]) -> Result<Args, i32> {
+    let args = parser.parse(words)?;
+    if args.has("help") {
+        match args.get("help") {
+            None => {
+                output::write(parser.help_text().as_bytes());
+                return Err(0);
+            }
+            Some(topic) => {
+                err!("--help: no such option {topic}");
+                return Err(1);
+            }
+        }
+    }
+    if args.has("list-plugins") {
+        outln!("Plugin search path: (none)");
+        return Err(0);
+    }
+    Ok(args)
+}
+
+fn is_dry(args: &Args) -> bool {
+    args.has("dry-run") || args.has("dry")
+}
+
+pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
+    let args = match early(&options::RUN, words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    fail::run("flux-run: ERROR", async {
+        let command = command(&args)?;
+        let jobspec = jobspec::build(&args, Kind::Tasks, &command)?;
+        let flags = jobspec::flags(&args)?;
+        let urgency = urgency(args.get("urgency"))?;
+        if is_dry(&args) {
+            outln!("{}", json::python(&jobspec, false));
+            return Ok(0);
+        }
+        let client = fail::connect_p().await?;
+        let id = submit_call(&client, &jobspec.to_string(), urgency, flags)
+            .await?
+            .id;
+        let verbose = args.count("verbose");
+        if verbose > 0 {
+            err!("jobid: {id}");
+        }
+        let input = args
+            .get("input")
+            .filter(|text| *text == "all" || text.parse::<IdSet>().is_ok());
+        let options = attach::Options {
+            events: verbose > 1,
+            exec: verbose > 2,
+            label: args.has("label-io"),
+            stdin_ranks: input.unwrap_or("all").to_owned(),
+            wait_event: args.get("wait-event").map(str::to_owned),
+            ..attach::Options::default()
+        };
+        let outcome = attach::attach(&client, id, &options).await;
+        output::flush();
+        Ok(fail::report("flux-job", outcome))
+    })
+}
+
+/// The ids of copies a command line asks for.
+fn copies(args: &Args) -> Result<Option<Vec<u32>>, Fail> {
+    let text = match (args.get("cc"), args.get("bcc")) {
+        (Some(_), Some(_)) => return Err(Fail::new("specify only one of --cc or --bcc")),
+        (Some(text), None) | (None, Some(text)) => text,
+        (None, None) => return Ok(None),
+    };
+    let ids: IdSet = text
+        .parse()
+        .map_err(|error| Fail::of(format!("--cc={text}"), error))?;
+    Ok(Some(ids.iter().collect()))
+}
+
+/// Replaces `{cc}` but not inside double braces.
+fn substitute(text: &str, cc: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("{cc}") {
+        let guarded = rest[..at].ends_with('{') && rest[at + 4..].starts_with('}');
+        out.push_str(&rest[..at]);
+        out.push_str(if guarded { "{cc}" } else { cc });
+        rest = &rest[at + 4..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A jobspec to submit, and which copy it is.
+struct Job {
+    jobspec: Value,
+    cc: Option<u32>,
+}
+
+fn jobs(args: &Args, command: &[String]) -> Result<Vec<Job>, Fail> {
+    let Some(copies) = copies(args)? else {
+        let jobspec = jobspec::build(args, Kind::Tasks, command)?;
+        return Ok(vec![Job { jobspec, cc: None }]);
+    };
+    let varies = args
+        .given()
+        .filter_map(|(_, value)| value)
+        .chain(command.iter().map(String::as_str))
+        .any(|text| text.contains("{cc}"));
+    let common = if varies {
+        None
+    } else {
+        Some(jobspec::build(args, Kind::Tasks, command)?)
+    };
+    copies
+        .into_iter()
+        .map(|cc| {
+            let mut jobspec = match &common {
+                Some(common) => common.clone(),
+                None => {
+                    let text = cc.to_string();
+                    let args = args.map_values(|value| substitute(value, &text));
+                    let command: Vec<String> =
+                        command.iter().map(|word| substitute(word, &text)).collect();
+                    jobspec::build(&args, Kind::Tasks, &command)?
+                }
+            };
+            if args.has("cc") {
+                jobspec["attributes"]["system"]["environment"]["FLUX_JOB_CC"] =
+                    cc.to_string().into();
+            }
+            Ok(Job {
+                jobspec,
+                cc: Some(cc),
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn submit(_: &Invocation<'_>, words: &[String]) -> i32 {
+    let args = match early(&options::SUBMIT, words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    fail::run("flux-submit: ERROR", async {
+        let command = command(&args)?;
+        let urgency = urgency(args.get("urgency"))?;
+        let flags = jobspec::flags(&args)?;
+        let jobs = jobs(&args, &command)?;
+        if is_dry(&args) {
+            for job in &jobs {
+                outln!("{}", json::python(&job.jobspec, false));
+            }
+            return Ok(0);
+        }
+        let client = fail::connect_p().await?;
+        submit_all(&client, &args, &jobs, urgency, flags).await
+    })
+}
+
+/// Submits jobs, all requests travelling together, and waits for them if asked to.
+async fn submit_all(
+    client: &Client,
+    args: &Args,
+    jobs: &[Job],
+    urgency: i32,
+    flags: i32,
+) -> Outcome {
+    let watcher = match Wanted::from_args(args)? {
+        Some(wanted) => Some(Watcher::open(client, wanted).await?),
+        None => None,
+    };
+    let mut calls = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        calls.push(submit_call(
+            client,
+            &job.jobspec.to_string(),
+            urgency,
+            flags,
+        ));
+        client.drained().await;
+    }
+    let quiet = args.has("quiet");
+    let mut status = 0;
+    let mut ids = Vec::new();
+    let mut following = Vec::new();
+    for (job, call) in jobs.iter().zip(calls) {
+        match call.await {
+            Ok(submitted) => {
+                ids.push(submitted.id);
+                if !quiet {
+                    outln!("{}", submitted.id);
+                }
+                if let Some(watcher) = watcher.as_ref().filter(|watcher| watcher.one_by_one()) {
+                    following.push(watcher.follow(submitted.id));
+                }
+            }
+            Err(error) => {
+                complain(job, &error);
+                status = 1;
+            }
+        }
+    }
+    output::flush();
+    for task in following {
+        let ended = task.await.map_err(|error| Fail::new(error.to_string()))??;
+        status = status.max(ended);
+    }
+    if let Some(watcher) = watcher
+        && !watcher.one_by_one()
+    {
+        status = status.max(watcher.journal(&ids).await?);
+    }
+    Ok(status)
+}
+
+fn complain(job: &Job, error: &RpcError) {
+    let text = fail::python_text(error);
+    match job.cc {
+        Some(cc) => err!("cc={cc}: {text}"),
+        None => err!("{text}"),
+    }
+}
+
+/// The command of a new instance.
+fn broker_command(args: &Args, rest: &[String]) -> Vec<String> {
+    let mut command = vec!["flux".to_owned(), "broker".to_owned()];
+    for list in args.all("broker-opts").chain(args.all("broker-opt")) {
+        command.extend(list.split(',').map(str::to_owned));
+    }
+    if args.has("dump") {
+        let file = args.get("dump").unwrap_or("flux-{{jobid}}-dump.tgz");
+        command.push(format!("-Scontent.dump={file}"));
+    }
+    if args.has("conf") {
+        command.push("-c{{tmpdir}}/conf.json".to_owned());
+    }
+    command.extend_from_slice(rest);
+    command
+}
+
+fn file(jobspec: &mut Value, name: &str, mode: u32, data: &[u8]) {
+    if let Value::Object(system) = &mut jobspec["attributes"]["system"] {
+        let files = system
+            .entry("files")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
+        files[name] = jobspec::file_object(mode, data, None);
+    }
+}
+
+fn configure(args: &Args, jobspec: &mut Value) -> Result<(), Fail> {
+    if args.has("conf") {
+        let config = crate::config::merge(args.all("conf"))?;
+        let text = config.to_string();
+        file(jobspec, "conf.json", 0o100_600, text.as_bytes());
+    }
+    if args.has("add-brokers") {
+        return Err(Fail::new("--add-brokers is not implemented"));
+    }
+    Ok(())
+}
+
+pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
+    let args = match early(&options::BATCH, words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    fail::run("flux-batch: ERROR", async {
+        let script = Script::load(&args)?;
+        // Options in the script come first, so that the command line's prevail.
+        let mut all = Vec::new();
+        for (line, words) in directives::parse(&script.name, &script.text)? {
+            if let Err(status) = options::BATCH.parse(&words) {
+                err!(
+                    "flux-batch: ERROR: argument parsing failed at {} line {line}",
+                    script.name
+                );
+                return Ok(status);
+            }
+            all.extend(words);
+        }
+        all.extend_from_slice(words);
+        let args = options::BATCH.parse(&all)?;
+        let mut rest = vec!["{{tmpdir}}/script".to_owned()];
+        rest.extend_from_slice(args.words.get(1..).unwrap_or_default());
+        if args.has("wrap") {
+            rest.truncate(1);
+            rest.extend_from_slice(args.words.get(1..).unwrap_or_default());
+        }
+        let mut jobspec = jobspec::build(&args, Kind::Batch, &broker_command(&args, &rest))?;
+        if !args.has("job-name") {
+            jobspec["attributes"]["system"]["job"] = serde_json::json!({"name": script.name});
+        }
+        file(&mut jobspec, "script", 0o100_700, script.text.as_bytes());
+        configure(&args, &mut jobspec)?;
+        let flags = jobspec::flags(&args)?;
+        let urgency = urgency(args.get("urgency"))?;
+        if is_dry(&args) {
+            outln!("{}", json::python(&jobspec, false));
+            return Ok(0);
+        }
+        let client = fail::connect_p().await?;
+        let id = submit_call(&client, &jobspec.to_string(), urgency, flags)
+            .await?
+            .id;
+        if !args.has("quiet") {
+            outln!("{id}");
+        }
+        Ok(0)
+    })
+}
+
+struct Script {
+    name: String,
+    text: String,
+}
+
+impl Script {
+    fn load(args: &Args) -> Result<Script, Fail> {
+        let stdin = || {
+            std::io::read_to_string(std::io::stdin())
+                .map_err(|error| Fail::of("stdin", Errno::from_io(&error)))
+        };
+        if args.has("wrap") {
+            let (name, body) = match args.words.first() {
+                Some(first) => (first.clone(), args.words.join(" ") + "\n"),
+                None => ("batch".to_owned(), stdin()?),
+            };
+            return Ok(Script {
+                name,
+                text: format!("#!/bin/sh\n{body}"),
+            });
+        }
+        let (name, text) = match args.words.first() {
+            None => ("batch".to_owned(), stdin()?),
+            Some(path) => {
+                let bytes = std::fs::read(path)
+                    .map_err(|error| Fail::new(format!("{}: '{path}'", Errno::from_io(&error))))?;
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    Fail::new(format!(
+                        "{path} does not appear to be a script, or failed to encode as utf-8"
+                    ))
+                })?;
+                (path.clone(), text)
+            }
+        };
+        if !text.starts_with("#!") {
+            return Err(Fail::new(format!(
+                "{name} does not appear to start with '#!'"
+            )));
+        }
+        Ok(Script { name, text })
+    }
+}
+
+pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
+    use std::io::IsTerminal;
+    let args = match early(&options::ALLOC, words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    fail::run("flux-alloc: ERROR", async {
+        let mut rest = args.words.clone();
+        let background = args.has("bg");
+        if background && rest.is_empty() {
+            rest.push("-Sbroker.rc2_none=1".to_owned());
+        }
+        let mut jobspec = jobspec::build(&args, Kind::Alloc, &broker_command(&args, &rest))?;
+        configure(&args, &mut jobspec)?;
+        let options = &mut jobspec["attributes"]["system"]["shell"]["options"];
+        if background {
+            options["pty"] = serde_json::json!({"capture": 1});
+        } else if std::io::stdin().is_terminal() {
+            options["pty"] = serde_json::json!({"interactive": 1});
+        }
+        let flags = jobspec::flags(&args)?;
+        let urgency = urgency(args.get("urgency"))?;
+        if is_dry(&args) {
+            outln!("{}", json::python(&jobspec, false));
+            return Ok(0);
+        }
+        let client = fail::connect_p().await?;
+        let id = submit_call(&client, &jobspec.to_string(), urgency, flags)
+            .await?
+            .id;
+        if background {
+            return in_background(&client, id, args.has("verbose")).await;
+        }
+        if args.has("verbose") {
+            err!("jobid: {id}");
+        }
+        let options = attach::Options {
+            stdin_ranks: "all".to_owned(),
+            ..attach::Options::default()
+        };
+        let outcome = attach::attach(&client, id, &options).await;
+        output::flush();
+        Ok(fail::report("flux-job", outcome))
+    })
+}
+
+/// Waits until a new instance is ready and shows its id.
+async fn in_background(client: &Client, id: JobId, verbose: bool) -> Outcome {
+    let start = std::time::Instant::now();
+    let say = |text: &str| {
+        if verbose {
+            err!("{id}: {:6.3}s: {text}", start.elapsed().as_secs_f64());
+        }
+    };
+    say("waiting for resources");
+    let mut events = attach::watch(client, id, "eventlog", 0);
+    while let Some(event) = events.next().await? {
+        let entry = attach::entry(&event)?;
+        match entry.name.as_str() {
+            "alloc" => {
+                say("resources allocated");
+                say("waiting for instance");
+            }
+            "memo" => {
+                let Some(uri) = entry.get_str("uri") else {
+                    continue;
+                };
+                let instance = client::open(Some(uri))
+                    .await
+                    .map_err(|error| Fail::new(error.to_string()))?;
+                let call = instance
+                    .handle()
+                    .call::<proto::broker::StateWait>(Dest::Any, &proto::Empty {});
+                call.await?;
+                say("ready");
+                out!("{id}\n");
+                return Ok(0);
+            }
+            "exception" if entry.get_i64("severity") == Some(0) => {
+                return Err(Fail::new(format!(
+                    "{id}: exception: {}",
+                    entry.get_str("note").unwrap_or_default()
+                )));
+            }
+            "finish" => return Err(Fail::new(format!("{id}: instance ended early"))),
+            _ => {}
+        }
+    }
+    Err(Fail::new(format!("{id}: instance ended early")))
+}
