@@ -54,7 +54,7 @@ pub struct AllocReply {
 
 rpc! {
     /// Asks for resources. Sent without matchtag; answers are matched by topic and id.
-    SchedAlloc: "sched", "alloc", Stream, Owner, Alloc => AllocReply
+    SchedAlloc: "sched", "alloc", SingleOrStream, Owner, Alloc => AllocReply
 }
 
 /// Resources given back.

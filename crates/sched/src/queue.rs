@@ -83,6 +83,13 @@ impl Queue {
         self.requests.keys().map(|(_, id)| *id)
     }
 
+    /// The jobs that wait and how long each will run, in seconds; 0 for as long as it can.
+    pub fn durations(&self) -> impl Iterator<Item = (JobId, f64)> + '_ {
+        self.requests
+            .iter()
+            .map(|((_, id), request)| (*id, request.duration))
+    }
+
     /// Serves the queue in order until the first request that has to wait.
     pub fn schedule(&mut self, pool: &mut Pool) -> Vec<Decision> {
         let mut decisions = Vec::new();

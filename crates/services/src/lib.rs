@@ -3,13 +3,18 @@
 use module::Builtin;
 
 pub mod heartbeat;
+pub mod resource;
 pub mod rexec;
+pub mod sched_simple;
+mod store;
 
 /// The modules that come with the program, in no particular order.
 pub fn builtins() -> Vec<Builtin> {
     vec![
         heartbeat::builtin(),
+        resource::builtin(),
         rexec::builtin(),
+        sched_simple::builtin(),
         // One line a module.
     ]
 }
