@@ -13,6 +13,7 @@ mod driver;
 mod environment;
 mod events;
 mod fail;
+mod format;
 mod glob;
 mod json;
 mod options;

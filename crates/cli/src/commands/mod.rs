@@ -3,6 +3,7 @@
 pub(crate) mod attr;
 pub(crate) mod content;
 pub(crate) mod event;
+pub(crate) mod jobs;
 pub(crate) mod kvs;
 pub(crate) mod log;
 pub(crate) mod module;
@@ -38,6 +39,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("event", "Publish and follow events", event::run),
     ("help", "Show a manual page", version::help),
+    ("jobs", "List jobs", jobs::run),
     ("kvs", "Use the key-value store", kvs::run),
     ("logger", "Write to the broker log", log::logger),
     ("module", "Manage broker modules", module::run),
