@@ -63,9 +63,9 @@ pub(crate) fn wanted_p(args: &Args) -> Result<bool, i32> {
         None | Some("auto") => Ok(auto()),
         Some("always") => Ok(true),
         Some("never") => Ok(false),
-        Some(other) => Err(args.parser().usage_error(&format!(
-            "argument -L/--color: Invalid argument to --color: '{other}'"
-        ))),
+        Some(other) => Err(args
+            .parser()
+            .usage_error(&format!("Invalid argument to --color: '{other}'"))),
     }
 }
 

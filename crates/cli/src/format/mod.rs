@@ -37,6 +37,8 @@ pub(crate) struct Format {
     /// Keys to sort by, from the `sort:` prefix.
     pub(crate) sort: Vec<String>,
     headings: Vec<String>,
+    /// The field that was written in doubled braces.
+    doubled: Option<String>,
 }
 
 /// What stands in front of a field to have its column dropped, widened or both.
@@ -59,7 +61,15 @@ impl Format {
                 return Err(format!("Invalid sort key: {name}"));
             }
         }
-        // There is no escaping of braces.
+        // There is no escaping of braces: a field in doubled braces fails when it is shown.
+        let doubled = text.find("{{").map(|at| {
+            let inner = &text[at + 2..];
+            inner
+                .split(['}', ':', '!'])
+                .next()
+                .unwrap_or(inner)
+                .to_owned()
+        });
         let text = text.replace("{{", "{").replace("}}", "}");
         let mut fields = Vec::new();
         let mut headings = Vec::new();
@@ -90,6 +100,7 @@ impl Format {
             tail,
             sort,
             headings,
+            doubled,
         };
         format.read_sentinels();
         Ok(format)
@@ -212,6 +223,9 @@ impl Format {
 
     /// A row's line.
     pub(crate) fn row(&self, row: &impl Row) -> Result<String, String> {
+        if let Some(name) = &self.doubled {
+            return Err(format!("\"Invalid format field '{name}'\""));
+        }
         let mut line = String::new();
         for field in &self.fields {
             line.push_str(&field.text);

@@ -15,7 +15,7 @@ use crate::driver::Invocation;
 use crate::fail::{self, Fail, Outcome};
 use crate::format::{self, Format, Named, NoFormat};
 use crate::options::{Args, Family, Parser, arg, flag, maybe};
-use crate::{color, err, json as text, outln, output, terminal};
+use crate::{color, err, json as text, out, outln, output, terminal};
 
 pub(crate) use fields::{attributes, heading};
 pub(crate) use filter::{Filter, userid};
@@ -154,7 +154,12 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         if args.has("recursive") {
             attrs.extend(["annotations", "userid", "state"].map(str::to_owned));
         }
-        let (jobs, status) = fetch(&client, &args, &filter, attrs.clone()).await?;
+        let (mut jobs, status) = fetch(&client, &args, &filter, attrs.clone()).await?;
+        let count = usize::try_from(filter.count).unwrap_or_default();
+        let more = args.words.is_empty() && count > 0 && jobs.len() > count;
+        if more {
+            jobs.truncate(count);
+        }
         if args.has("json") {
             print_json(&args, &jobs);
             return Ok(status);
@@ -170,11 +175,18 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             width: width(&args)?,
         };
         view.print(&mut format, jobs).await?;
+        if more && !no_header(&args) {
+            err!("warning: output truncated at {count} jobs.");
+            err!("Use --count to increase returned results or use filters to alter results.");
+        }
         Ok(status)
     })
 }
 
 fn prepare(args: &Args) -> Result<(Filter, Format), Fail> {
+    if args.has("a") && args.has("filter") {
+        err!("flux-jobs: WARNING: Both -a and --filter specified, ignoring -a");
+    }
     let filter = Filter::from_args(args)?;
     let chosen = format::choose(
         "flux-jobs",
@@ -271,14 +283,10 @@ async fn fetch(
             Err(error) => return Err(Fail::of(word, error)),
         }
     }
-    Ok((jobs, if jobs_all_known(status) { 0 } else { 1 }))
+    Ok((jobs, status))
 }
 
-fn jobs_all_known(status: i32) -> bool {
-    status == 0
-}
-
-/// Reads the jobs that pass a filter, warning where there are more than asked for.
+/// Reads the jobs that pass a filter, one more than asked for where there are more.
 pub(crate) async fn list(
     client: &Client,
     filter: &Filter,
@@ -297,14 +305,8 @@ pub(crate) async fn list(
         ..List::default()
     };
     let call = client.handle().call::<JobListList>(Dest::Any, &request);
-    let mut jobs: Vec<Job> = call.await?.jobs.into_iter().map(Job::new).collect();
-    let count = usize::try_from(filter.count).unwrap_or_default();
-    if count > 0 && jobs.len() > count {
-        jobs.truncate(count);
-        err!("warning: output truncated at {count} jobs.");
-        err!("Use --count to increase returned results or use filters to alter results.");
-    }
-    Ok(jobs)
+    let jobs = call.await?.jobs;
+    Ok(jobs.into_iter().map(Job::new).collect())
 }
 
 fn print_json(args: &Args, jobs: &[Job]) {
@@ -366,7 +368,8 @@ impl Table {
             }
             let line = format::cut(&line, self.width);
             match job.color().filter(|_| self.colors) {
-                Some(color) => outln!("{color}{line}\x1b[0;0m"),
+                // The reset comes with the next output, as it always has.
+                Some(color) => out!("{color}{line}\n\x1b[0;0m"),
                 None => outln!("{line}"),
             }
         }
@@ -436,6 +439,9 @@ impl View<'_> {
                     outln!("{}", stats_line(&stats(&client).await?, false));
                 }
                 let mut inner = list(&client, self.filter, self.attrs.clone()).await?;
+                if self.filter.count > 0 {
+                    inner.truncate(usize::try_from(self.filter.count).unwrap_or_default());
+                }
                 format.sort(&mut inner).map_err(Fail::new)?;
                 table.rows(format, &inner)?;
                 let path = format!("{path}/");
