@@ -86,7 +86,13 @@ fn unit(arguments: &[String]) -> Result<(), String> {
         .status()
         .is_ok_and(|status| status.success());
     let mut command = if nextest {
-        cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        cargo([
+            "nextest",
+            "run",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+        ])
     } else {
         cargo(["test", "--workspace", "--locked", "--no-fail-fast"])
     };
@@ -108,8 +114,19 @@ fn fuzz(arguments: &[String]) -> Result<(), String> {
 }
 
 fn bench(arguments: &[String]) -> Result<(), String> {
-    run("cargo build", cargo(["build", "--release", "--locked", "--package", "flux"]))?;
-    let mut command = cargo(["run", "--release", "--quiet", "--locked", "--package", "bench", "--"]);
+    run(
+        "cargo build",
+        cargo(["build", "--release", "--locked", "--package", "flux"]),
+    )?;
+    let mut command = cargo([
+        "run",
+        "--release",
+        "--quiet",
+        "--locked",
+        "--package",
+        "bench",
+        "--",
+    ]);
     command.args(arguments);
     run("bench", command)
 }
@@ -133,7 +150,10 @@ fn run(what: &str, mut command: Command) -> Result<(), String> {
 /// Where tools of ours go: beside what is built, so that `cargo clean` takes them away.
 fn tools() -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    env::current_dir().unwrap_or_default().join(target).join("tools")
+    env::current_dir()
+        .unwrap_or_default()
+        .join(target)
+        .join("tools")
 }
 
 /// A tool's path, once it is installed.
@@ -153,7 +173,9 @@ fn tool(name: &str, version: &str) -> Result<PathBuf, String> {
 /// A program on the search path.
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.exists())
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|path| path.exists())
 }
 
 /// The directory with the Python packages that interoperability tests use.
@@ -175,7 +197,13 @@ fn python_packages() -> Result<PathBuf, String> {
         install_python()?;
     }
     let mut command = Command::new("python3");
-    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    command.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]);
     command.arg("--target").arg(&packages).arg("pyzmq");
     run("install pyzmq", command)?;
     if works(&packages) {

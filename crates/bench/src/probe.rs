@@ -1,0 +1,160 @@
+//! Measurements that are not whole commands.
+
+use std::future::Future;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use proto::broker::{Ping, ServicePing};
+use proto::kvs::{Commit, KvsCommit, KvsLookup, Lookup, Op, PRIMARY};
+use rpc::Dest;
+use serde_json::json;
+
+/// How many programs two threads start and await in a second: what no launcher can exceed.
+pub(crate) fn bare_spawn_rate() -> f64 {
+    const EACH: usize = 300;
+    let started = Instant::now();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn(|| {
+                (0..EACH)
+                    .filter(|_| {
+                        Command::new("true")
+                            .stdin(Stdio::null())
+                            .status()
+                            .is_ok_and(|s| s.success())
+                    })
+                    .count()
+            })
+        })
+        .collect();
+    let count: usize = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap_or(0))
+        .sum();
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Runs `work` on a connection.
+fn connected<T, F: Future<Output = Result<T, String>>>(
+    uri: &str,
+    work: impl FnOnce(Client) -> F,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let client = client::open(Some(uri))
+            .await
+            .map_err(|error| error.to_string())?;
+        work(client).await
+    })
+}
+
+/// Seconds for one round trip to a module and back.
+pub(crate) fn round_trip(uri: &str) -> Result<f64, String> {
+    const COUNT: u32 = 2000;
+    connected(uri, |client| async move {
+        let mut ping = Ping::new();
+        for (key, value) in [
+            ("seq", json!(0)),
+            ("time.tv_sec", json!(0)),
+            ("time.tv_nsec", json!(0)),
+        ] {
+            ping.insert(key.to_owned(), value);
+        }
+        ping.insert("pad".to_owned(), json!(""));
+        let started = Instant::now();
+        for _ in 0..COUNT {
+            client
+                .handle()
+                .call_service::<ServicePing>("kvs", Dest::Any, &ping)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        Ok((started.elapsed() / COUNT).as_secs_f64())
+    })
+}
+
+fn put(key: String) -> Commit {
+    let dirent = json!({"ver": 1, "type": "val", "data": "eA=="});
+    Commit {
+        ops: vec![Op {
+            key,
+            flags: 0,
+            dirent,
+        }],
+        namespace: PRIMARY.into(),
+        flags: 0,
+    }
+}
+
+/// Commits a second by one client that waits for each.
+pub(crate) fn kvs_puts(uri: &str) -> Result<f64, String> {
+    let time = Duration::from_secs(1);
+    connected(uri, |client| async move {
+        let started = Instant::now();
+        let mut count = 0u32;
+        while started.elapsed() < time {
+            let commit = put(format!("bench.put.k{}", count % 100));
+            let call = client.handle().call::<KvsCommit>(Dest::Any, &commit);
+            call.await.map_err(|error| error.to_string())?;
+            count += 1;
+        }
+        Ok(f64::from(count) / started.elapsed().as_secs_f64())
+    })
+}
+
+/// Lookups a second by one client that waits for each.
+pub(crate) fn kvs_lookups(uri: &str) -> Result<f64, String> {
+    let time = Duration::from_secs(1);
+    connected(uri, |client| async move {
+        let commit = put("bench.look.up".into());
+        let call = client.handle().call::<KvsCommit>(Dest::Any, &commit);
+        call.await.map_err(|error| error.to_string())?;
+        let lookup = Lookup {
+            key: "bench.look.up".into(),
+            flags: 0,
+            namespace: Some(PRIMARY.into()),
+            rootdir: None,
+            rootseq: None,
+        };
+        let started = Instant::now();
+        let mut count = 0u32;
+        while started.elapsed() < time {
+            let call = client.handle().call::<KvsLookup>(Dest::Any, &lookup);
+            call.await.map_err(|error| error.to_string())?;
+            count += 1;
+        }
+        Ok(f64::from(count) / started.elapsed().as_secs_f64())
+    })
+}
+
+/// Keys a second by 64 committers that work side by side.
+pub(crate) fn kvs_concurrent(uri: &str) -> Result<f64, String> {
+    const COMMITTERS: usize = 64;
+    const EACH: usize = 100;
+    connected(uri, |client| async move {
+        let started = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for committer in 0..COMMITTERS {
+            let handle = client.handle().clone();
+            tasks.spawn_local(async move {
+                for key in 0..EACH {
+                    let commit = put(format!("bench.many.c{committer}.k{key}"));
+                    handle
+                        .call::<KvsCommit>(Dest::Any, &commit)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                }
+                Ok::<(), String>(())
+            });
+        }
+        while let Some(result) = tasks.join_next().await {
+            result.map_err(|error| error.to_string())??;
+        }
+        Ok((COMMITTERS * EACH) as f64 / started.elapsed().as_secs_f64())
+    })
+}
