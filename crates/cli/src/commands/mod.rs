@@ -1,14 +1,17 @@
 //! The commands `flux` has built in, one file each.
 
 pub(crate) mod attr;
+pub(crate) mod cancel;
 pub(crate) mod content;
 pub(crate) mod event;
+pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod kvs;
 pub(crate) mod log;
 pub(crate) mod module;
 pub(crate) mod ping;
 pub(crate) mod python;
+pub(crate) mod uptime;
 pub(crate) mod version;
 
 use crate::driver::Invocation;
@@ -39,6 +42,9 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("event", "Publish and follow events", event::run),
     ("help", "Show a manual page", version::help),
+    ("cancel", "Cancel jobs", cancel::run),
+    ("job", "Follow, signal and look into jobs", job::run),
+    ("uptime", "Show how long the instance runs", uptime::run),
     ("jobs", "List jobs", jobs::run),
     ("kvs", "Use the key-value store", kvs::run),
     ("logger", "Write to the broker log", log::logger),

@@ -19,7 +19,7 @@ use crate::{color, err, json as text, out, outln, output, terminal};
 
 pub(crate) use fields::{attributes, heading};
 pub(crate) use filter::{Filter, userid};
-pub(crate) use job::Job;
+pub(crate) use job::{Job, username};
 
 static PARSER: Parser = Parser {
     name: "flux-jobs",
