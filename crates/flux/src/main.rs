@@ -1,12 +1,17 @@
 //! The `flux` executable: every program of the system, chosen by `argv[0]` or the first word.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use cli::Program;
 
 /// Programs that are not client commands. Their words begin with their own name.
-const PROGRAMS: &[(&str, Program)] = &[("broker", broker), ("start", start)];
+const PROGRAMS: &[(&str, Program)] = &[
+    ("broker", broker),
+    ("start", start),
+    ("shell", shell::shell_main),
+];
 
 fn broker(words: Vec<OsString>) -> ExitCode {
     broker::broker_main(words.into_iter().skip(1).collect(), services::builtins())
@@ -17,5 +22,11 @@ fn start(words: Vec<OsString>) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    cli::main(std::env::args_os().collect(), PROGRAMS)
+    let words: Vec<OsString> = std::env::args_os().collect();
+    // Job shells are started by this name, once for every job and node: nothing else comes first.
+    let name = words.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "flux-shell") {
+        return shell::shell_main(words);
+    }
+    cli::main(words, PROGRAMS)
 }

@@ -1,1 +1,214 @@
-//! The job shell: starts and serves the tasks of one job on one node.
+//! The job shell: starts, feeds, follows and ends the tasks of a job on one node.
+//!
+//! Life of a shell: [`start`] connects, learns the job and prepares; the tasks are started between
+//! two barriers all shells of the job pass together; then the main loop here serves requests and
+//! events until every task has ended. The shell of rank 0 leads: it alone writes the job's
+//! eventlogs, through [`store`], and the others send it what they have.
+//!
+//! One thread, no runtime threads: everything shares one [`shell::Shell`] without locks.
+
+mod affinity;
+mod batch;
+mod distribute;
+mod fatal;
+mod files;
+mod input;
+mod job;
+mod log;
+mod mustache;
+mod output;
+mod pmi;
+mod rlimit;
+mod service;
+mod shell;
+mod signals;
+mod start;
+mod store;
+mod task;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use types::JobId;
+use wire::Message;
+
+use crate::fatal::Fatal;
+use crate::log::{Level, Log};
+use crate::shell::Shell;
+
+/// How long processes others started through the shell have after the last task.
+const REXEC_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The program `flux-shell [--reconnect] JOBID`. `words` begin with the program's own name.
+pub fn shell_main(words: Vec<OsString>) -> ExitCode {
+    let log = Rc::new(Log::new());
+    let Some(id) = parse(&words) else {
+        eprintln!("Usage: flux-shell [OPTIONS] JOBID");
+        return ExitCode::FAILURE;
+    };
+    match client::run(run(id, log.clone())) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            let errno = types::Errno::from_io(&error);
+            log.write(Level::Fatal, None, &format!("runtime: {errno}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(words: &[OsString]) -> Option<JobId> {
+    let mut id = None;
+    for word in words.iter().skip(1) {
+        match word.to_str()? {
+            // Surviving a broker's restart is not built; the shell then ends with its connection.
+            "--reconnect" => {}
+            text if text.starts_with('-') || id.is_some() => return None,
+            text => id = Some(text.parse().ok()?),
+        }
+    }
+    id
+}
+
+async fn run(id: JobId, log: Rc<Log>) -> i32 {
+    let client = match client::open(None).await {
+        Ok(client) => client,
+        Err(error) => {
+            log.write(Level::Fatal, None, &format!("flux_open: {error}"));
+            return 1;
+        }
+    };
+    let mut incoming = client.incoming();
+    let handle = client.handle().clone();
+    let shell = match start::set_up(client, id, log.clone()).await {
+        Ok(shell) => shell,
+        Err(fatal) => {
+            log.write(Level::Fatal, None, &fatal.message);
+            raise(&handle, id, &fatal, &log).await;
+            return fatal.code;
+        }
+    };
+    match serve(&shell, &mut incoming).await {
+        Ok(code) => code,
+        Err(fatal) => fail(&shell, &fatal).await,
+    }
+}
+
+/// Reports a failure and ends the job.
+async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
+    if !fatal.silent {
+        shell.log.write(Level::Fatal, None, &fatal.message);
+    }
+    shell.signal_tasks(libc::SIGKILL);
+    if shell.is_leader()
+        && let Err(error) = shell.store.sync().await
+    {
+        eprintln!("flux-shell: kvs.commit: {error}");
+    }
+    if !fatal.silent {
+        raise(&shell.handle, shell.job.id, fatal, &shell.log).await;
+    }
+    shell.client.flush().await;
+    fatal.code
+}
+
+async fn raise(handle: &rpc::Handle, id: JobId, fatal: &Fatal, log: &Log) {
+    let request = proto::job_manager::Raise {
+        id,
+        severity: 0,
+        kind: "exec".into(),
+        note: Some(fatal.message.clone()),
+        wait_status: None,
+    };
+    let call = handle.call::<proto::job_manager::JobManagerRaise>(rpc::Dest::Any, &request);
+    if let Err(error) = call.await {
+        log.error(format!("failed to raise exception: {error}"));
+    }
+}
+
+/// Runs the tasks to their end. Returns the exit code.
+async fn serve(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Result<i32, Fatal> {
+    let mut signals = signals::Signals::new()?;
+    {
+        // Other shells may have requests, and the user signals, while this one starts.
+        let mut starting = std::pin::pin!(start::start_tasks(shell));
+        loop {
+            tokio::select! {
+                biased;
+                started = &mut starting => break started?,
+                message = incoming.recv() => on_incoming(shell, message)?,
+            }
+        }
+    }
+    signals::watch_expiration(shell)?;
+    loop {
+        if let Some(fatal) = shell.fatal.borrow_mut().take() {
+            return Err(fatal);
+        }
+        if shell.is_done() {
+            break;
+        }
+        tokio::select! {
+            message = incoming.recv() => on_incoming(shell, message)?,
+            signum = signals.next() => shell.signal_tasks(signum),
+            () = shell.wake.notified() => {}
+        }
+    }
+    finish(shell, incoming).await
+}
+
+fn on_incoming(shell: &Rc<Shell>, message: Option<Message>) -> Result<(), Fatal> {
+    // Without its broker a shell can report nothing and must not outlive it.
+    let message = message.ok_or_else(|| Fatal::new("lost connection to broker"))?;
+    service::on_message(shell, message);
+    Ok(())
+}
+
+/// Every task has ended.
+async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Result<i32, Fatal> {
+    end_processes(shell, incoming).await?;
+    if shell.is_leader() {
+        for line in shell.output.summary() {
+            shell.log.warn(line);
+        }
+    }
+    let synced = shell.store.sync().await;
+    synced.map_err(|error| Fatal::call("kvs.commit", &error))?;
+    shell.client.flush().await;
+    let codes = shell.tasks.borrow();
+    let code = |task: &Rc<task::Task>| task.status.get().map_or(0, subprocess::exit_code);
+    Ok(codes.iter().map(code).max().unwrap_or(0))
+}
+
+/// Ends the processes others started through this shell.
+async fn end_processes(
+    shell: &Rc<Shell>,
+    incoming: &mut mpsc::Receiver<Message>,
+) -> Result<(), Fatal> {
+    let server = shell.server.borrow().clone();
+    let Some(server) = server.filter(|server| !server.is_idle()) else {
+        return Ok(());
+    };
+    let timeout = match shell.job.option("rexec-shutdown-timeout") {
+        None => REXEC_TIMEOUT,
+        Some(value) => value
+            .as_str()
+            .and_then(|text| types::fsd::parse_duration(text).ok()?)
+            .ok_or_else(|| Fatal::new("rexec-shutdown-timeout is not a valid FSD"))?,
+    };
+    let mut ending = std::pin::pin!(server.shutdown(timeout));
+    loop {
+        tokio::select! {
+            all = &mut ending => {
+                if !all {
+                    server.signal_all(libc::SIGKILL);
+                    server.idle().await;
+                }
+                return Ok(());
+            }
+            message = incoming.recv() => on_incoming(shell, message)?,
+        }
+    }
+}

@@ -38,6 +38,8 @@ pub struct Command {
     pub argv: Vec<OsString>,
     /// The whole environment; `None` for the starting process's own.
     pub env: Option<Vec<(OsString, OsString)>>,
+    /// Where to seek the program instead.
+    pub path: Option<OsString>,
     /// The working directory. If it cannot be entered the process runs in `/tmp` and its standard
     /// error says so.
     pub cwd: Option<PathBuf>,
@@ -143,14 +145,16 @@ fn signal_text(signal: i32) -> Option<&'static str> {
 }
 
 /// The file a program's name means (as `execvp(3)` seeks it). Errors: `ENOENT`, `EACCES`.
-fn find_program(name: &OsStr) -> Result<PathBuf, Errno> {
+fn find_program(name: &OsStr, path: Option<OsString>) -> Result<PathBuf, Errno> {
     if name.as_bytes().contains(&b'/') {
         return Ok(PathBuf::from(name));
     }
     if name.is_empty() {
         return Err(Errno::ENOENT);
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let path = path
+        .or_else(|| std::env::var_os("PATH"))
+        .unwrap_or_else(|| "/bin:/usr/bin".into());
     let mut failure = Errno::ENOENT;
     for directory in std::env::split_paths(&path) {
         let file = directory.join(name);
@@ -280,7 +284,7 @@ impl Command {
     /// Those of `exec(2)`: `ENOENT`, `EACCES` and others; `EINVAL` for an empty command.
     pub fn spawn(mut self) -> Result<Process, Errno> {
         let name = self.argv.first().ok_or(Errno::EINVAL)?.clone();
-        let program = find_program(&name)?;
+        let program = find_program(&name, self.path.take())?;
         let (stdin, our_stdin) = End::new(std::mem::take(&mut self.stdin), true)?;
         let (stdout, our_stdout) = End::new(std::mem::take(&mut self.stdout), false)?;
         let (stderr, our_stderr) = End::new(std::mem::take(&mut self.stderr), false)?;

@@ -1,0 +1,314 @@
+//! What the shell knows about its job: jobspec, resources, which task runs where.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Map, Value, json};
+use spec::jobspec::TaskCount;
+use spec::{Jobspec, ResourceSet, Taskmap};
+use types::{Hostlist, IdSet, JobId};
+
+use crate::distribute;
+use crate::fatal::Fatal;
+
+/// One shell's node.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) broker_rank: u32,
+    pub(crate) host: String,
+    pub(crate) cores: IdSet,
+    pub(crate) gpus: IdSet,
+    pub(crate) taskids: IdSet,
+}
+
+/// A job as its shells see it.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    /// The id as users see it.
+    pub(crate) f58: String,
+    pub(crate) jobspec: Jobspec,
+    pub(crate) resources: ResourceSet,
+    /// By shell rank.
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) ntasks: u32,
+    pub(crate) nslots: u32,
+    pub(crate) cores_per_slot: u32,
+    pub(crate) taskmap: Taskmap,
+    /// What the user should be told about the resources.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The jobspec inside a signed request. The job manager checked the signature on submission.
+///
+/// Errors name what is wrong with the envelope.
+pub(crate) fn unwrap_signed(signed: &str) -> Result<Jobspec, Fatal> {
+    let bad = |text: &str| Fatal::new(format!("failed to unwrap J: {text}"));
+    if signed.trim_start().starts_with('{') {
+        return parse_jobspec(signed.as_bytes());
+    }
+    let payload = signed.split('.').nth(1).ok_or_else(|| bad("no payload"))?;
+    let json = BASE64
+        .decode(payload)
+        .map_err(|_| bad("payload decode error"))?;
+    parse_jobspec(json.strip_suffix(b"\0").unwrap_or(&json))
+}
+
+fn parse_jobspec(json: &[u8]) -> Result<Jobspec, Fatal> {
+    Jobspec::decode(json).map_err(|error| Fatal::new(format!("error parsing jobspec: {error}")))
+}
+
+/// The `per-resource` option: so many tasks for each node or core.
+fn per_resource(jobspec: &Jobspec, nodes: &[Node]) -> Result<Option<Vec<u32>>, Fatal> {
+    let Some(option) = jobspec.shell_option("per-resource") else {
+        return Ok(None);
+    };
+    let invalid = |text: &str| Fatal::new(format!("invalid per-resource section: {text}"));
+    let kind = option.get("type").and_then(Value::as_str);
+    let kind = kind.ok_or_else(|| invalid("Object item not found: type"))?;
+    let count = match option.get("count") {
+        None => 1,
+        Some(count) => count.as_i64().ok_or_else(|| invalid("Expected integer"))?,
+    };
+    let count = u32::try_from(count)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| Fatal::new("per-resource.count must be > 0"))?;
+    let tasks = |node: &Node| match kind {
+        "node" => Ok(count),
+        "core" => Ok(count.saturating_mul(node.cores.len() as u32)),
+        _ => Err(Fatal::new(format!(
+            "error distributing {count} tasks per-{kind} over R"
+        ))),
+    };
+    nodes.iter().map(tasks).collect::<Result<_, _>>().map(Some)
+}
+
+impl Job {
+    /// Puts a job together and distributes its tasks.
+    pub(crate) fn new(
+        id: JobId,
+        f58: String,
+        jobspec: Jobspec,
+        resources: ResourceSet,
+    ) -> Result<Job, Fatal> {
+        let node = |(rank, node): (u32, &spec::r::Node)| Node {
+            broker_rank: rank,
+            host: node.hostname.as_deref().unwrap_or("localhost").to_owned(),
+            cores: node.children.cores.clone(),
+            gpus: node.children.gpus.clone(),
+            taskids: IdSet::new(),
+        };
+        let mut nodes: Vec<Node> = resources.nodes().map(node).collect();
+        let ncores: usize = nodes.iter().map(|node| node.cores.len()).sum();
+        let slots = jobspec.slots().ok();
+        let (nslots, cores_per_slot) = match resources.nslots {
+            Some(nslots) if nslots > 0 => (nslots, ncores as u64 / nslots),
+            _ => (
+                jobspec.nslots().unwrap_or(1),
+                slots
+                    .as_ref()
+                    .and_then(|slots| slots.cores.fixed())
+                    .unwrap_or(0),
+            ),
+        };
+        let count = jobspec.tasks.first().map(|task| &task.count);
+        let mut ntasks = match count {
+            Some(TaskCount::Total(total)) => *total,
+            Some(TaskCount::PerSlot(1)) | None => nslots,
+            Some(_) => return Err(Fatal::new("error parsing jobspec: per_slot must be 1")),
+        } as u32;
+        let mut warnings = Vec::new();
+        let by_resource = per_resource(&jobspec, &nodes)?;
+        let explicit = by_resource.is_some();
+        let per_node = match by_resource {
+            Some(tasks) => tasks,
+            None => {
+                let cores: Vec<u32> = nodes.iter().map(|node| node.cores.len() as u32).collect();
+                distribute::by_cores(&cores, cores_per_slot as u32, ntasks).ok_or_else(|| {
+                    Fatal::new("error distributing tasks over R: Invalid argument")
+                })?
+            }
+        };
+        if explicit {
+            ntasks = per_node.iter().sum();
+        }
+        let exclusive = slots.as_ref().is_some_and(|slots| slots.exclusive);
+        if jobspec.version == 1
+            && nodes.len() > 1
+            && !exclusive
+            && !explicit
+            && nslots > u64::from(ntasks)
+        {
+            trim(
+                &mut nodes,
+                &per_node,
+                cores_per_slot as usize,
+                &mut warnings,
+            );
+        }
+        let taskmap = taskmap(&jobspec, &nodes, &per_node)?;
+        for (rank, node) in (0..).zip(&mut nodes) {
+            node.taskids = taskmap.taskids(rank);
+        }
+        Ok(Job {
+            id,
+            f58,
+            resources,
+            nodes,
+            ntasks,
+            nslots: nslots as u32,
+            cores_per_slot: cores_per_slot as u32,
+            taskmap,
+            warnings,
+            jobspec,
+        })
+    }
+
+    /// The number of shells.
+    pub(crate) fn size(&self) -> u32 {
+        self.nodes.len() as u32
+    }
+
+    /// A shell option by dotted path.
+    pub(crate) fn option(&self, path: &str) -> Option<&Value> {
+        self.jobspec.shell_options().and_then(|options| {
+            let mut parts = path.split('.');
+            let first = options.get(parts.next()?)?;
+            parts.try_fold(first, |value, key| value.get(key))
+        })
+    }
+
+    /// A shell option that is a switch: present, and neither false nor zero.
+    pub(crate) fn switch(&self, path: &str) -> bool {
+        match self.option(path) {
+            None | Some(Value::Null) | Some(Value::Bool(false)) => false,
+            Some(Value::Number(number)) => number.as_i64() != Some(0),
+            Some(_) => true,
+        }
+    }
+
+    /// The job's name.
+    pub(crate) fn name(&self) -> &str {
+        self.jobspec.name().unwrap_or("unknown")
+    }
+
+    /// What the rank info object says of a node.
+    pub(crate) fn rank_info(&self, rank: u32) -> Map<String, Value> {
+        let Some(node) = self.nodes.get(rank as usize) else {
+            return Map::new();
+        };
+        let mut resources = json!({
+            "ncores": node.cores.len(),
+            "cores": node.cores.to_string(),
+        });
+        if !node.gpus.is_empty() {
+            resources["gpus"] = node.gpus.to_string().into();
+        }
+        let info = json!({
+            "id": rank,
+            "name": node.host,
+            "broker_rank": node.broker_rank,
+            "ntasks": node.taskids.len(),
+            "taskids": node.taskids.to_string(),
+            "resources": resources,
+        });
+        match info {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// Leaves each node only what its tasks use: a version 1 job may have been given more.
+fn trim(nodes: &mut [Node], per_node: &[u32], cores_per_slot: usize, warnings: &mut Vec<String>) {
+    for (node, tasks) in nodes.iter_mut().zip(per_node) {
+        let keep = cores_per_slot * *tasks as usize;
+        if keep == 0 || keep >= node.cores.len() {
+            continue;
+        }
+        if let Some(kept) = node.cores.clone().take_lowest(keep) {
+            let text = format!(
+                "{}: adjusted cores from {} to {kept}",
+                node.host, node.cores
+            );
+            warnings.push(text);
+            node.cores = kept;
+        }
+    }
+}
+
+/// The map the `taskmap` option asks for.
+fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskmap, Fatal> {
+    let block = |map: Result<Taskmap, spec::taskmap::TaskmapError>| {
+        map.map_err(|error| Fatal::new(format!("failed to map tasks: {error}")))
+    };
+    let Some(option) = jobspec.shell_option("taskmap") else {
+        return block(Taskmap::block(per_node));
+    };
+    let scheme = option.get("scheme").and_then(Value::as_str).unwrap_or("");
+    let value = option.get("value").and_then(Value::as_str);
+    let failed =
+        |text: String| Fatal::new(format!("failed to map tasks with scheme={scheme}: {text}"));
+    match scheme {
+        "block" => match value {
+            Some(value) if !value.is_empty() => Err(Fatal::new(format!(
+                "block taskmap does not accept a value (got {value})"
+            ))),
+            _ => block(Taskmap::block(per_node)),
+        },
+        "cyclic" => {
+            let stride = match value {
+                None | Some("") => 1,
+                Some(text) => text
+                    .parse::<u32>()
+                    .ok()
+                    .filter(|stride| *stride > 0)
+                    .ok_or_else(|| Fatal::new(format!("invalid cyclic stride: {text}")))?,
+            };
+            block(Taskmap::cyclic(per_node, stride))
+        }
+        "hostfile" => {
+            let path = value.unwrap_or_default();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| failed(format!("{path}: {}", types::Errno::from_io(&error))))?;
+            let mut hosts = Hostlist::new();
+            for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                let more: Hostlist = line
+                    .trim()
+                    .parse()
+                    .map_err(|_| failed(format!("invalid hostlist: {line}")))?;
+                hosts.append(&more);
+            }
+            let mut names = Hostlist::new();
+            for node in nodes {
+                names.push(&node.host);
+            }
+            if let Some(missing) = hosts.iter().find(|host| !names.contains(host)) {
+                let text = format!("host {missing} not found in job nodelist");
+                return Err(Fatal::new(text));
+            }
+            Taskmap::hostfile(&hosts, &names, per_node).map_err(|error| failed(error.to_string()))
+        }
+        "manual" => {
+            let text = value.unwrap_or_default();
+            let map: Taskmap = text
+                .parse()
+                .map_err(|error| failed(format!("invalid taskmap: {error}")))?;
+            if map.is_unknown() {
+                return Err(Fatal::new("invalid taskmap: mapping is unknown"));
+            }
+            let total: u64 = per_node.iter().copied().map(u64::from).sum();
+            if map.ntasks() != total || map.nnodes() as usize > nodes.len() {
+                let text = format!(
+                    "supplied map has {} total tasks, expected {total}",
+                    map.ntasks()
+                );
+                return Err(failed(text));
+            }
+            Ok(map)
+        }
+        _ => Err(Fatal::new(format!(
+            "failed to map tasks with scheme={scheme}"
+        ))),
+    }
+}

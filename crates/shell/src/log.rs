@@ -1,0 +1,137 @@
+//! The shell's log: lines for the user in the job's output.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::Write as _;
+use std::panic::Location;
+use std::rc::Rc;
+
+use serde_json::{Map, Value, json};
+
+/// Bytes of a message that are kept.
+const MESSAGE_MAX: usize = 4096;
+
+/// How bad a message is; the numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Fatal = 0,
+    Error = 3,
+    Warn = 4,
+    Notice = 5,
+    Debug = 6,
+    Trace = 7,
+}
+
+impl Level {
+    fn label(self) -> &'static str {
+        match self {
+            Level::Fatal => "FATAL: ",
+            Level::Error => "ERROR: ",
+            Level::Warn => "WARN: ",
+            Level::Notice => "",
+            Level::Debug => "DEBUG: ",
+            Level::Trace => "TRACE: ",
+        }
+    }
+}
+
+type Sink = Rc<dyn Fn(Map<String, Value>)>;
+
+/// Where log lines go, and which.
+pub(crate) struct Log {
+    rank: Cell<Option<u32>>,
+    max: Cell<Level>,
+    sink: RefCell<Option<Sink>>,
+    file: RefCell<Option<Rc<File>>>,
+}
+
+impl Log {
+    pub(crate) fn new() -> Log {
+        Log {
+            rank: Cell::new(None),
+            max: Cell::new(Level::Notice),
+            sink: RefCell::new(None),
+            file: RefCell::new(None),
+        }
+    }
+
+    /// 1 adds debug messages, 2 traces.
+    pub(crate) fn set_verbosity(&self, verbosity: i64) {
+        self.max.set(match verbosity {
+            i64::MIN..=0 => Level::Notice,
+            1 => Level::Debug,
+            _ => Level::Trace,
+        });
+    }
+
+    /// Sends lines to the job's output from now on.
+    pub(crate) fn set_sink(&self, rank: u32, sink: impl Fn(Map<String, Value>) + 'static) {
+        self.rank.set(Some(rank));
+        *self.sink.borrow_mut() = Some(Rc::new(sink));
+    }
+
+    /// Sends lines to the file that takes the job's standard error.
+    pub(crate) fn set_file(&self, file: Rc<File>) {
+        *self.file.borrow_mut() = Some(file);
+    }
+
+    /// Logs a message of a component.
+    #[track_caller]
+    pub(crate) fn write(&self, level: Level, component: Option<&str>, message: &str) {
+        if level > self.max.get() {
+            return;
+        }
+        let place = Location::caller();
+        let mut message = message.to_owned();
+        if message.len() > MESSAGE_MAX {
+            let cut = (0..MESSAGE_MAX)
+                .rev()
+                .find(|at| message.is_char_boundary(*at));
+            message.truncate(cut.unwrap_or(0));
+            message.push('+');
+        }
+        let prefix = component
+            .map(|name| format!("{name}: "))
+            .unwrap_or_default();
+        let file = self.file.borrow().clone();
+        let sink = self.sink.borrow().clone();
+        let Some(rank) = self.rank.get() else {
+            let (file, line) = (place.file(), place.line());
+            let label = level.label();
+            eprintln!("flux-shell: {label}{prefix}{file}:{line}: {message}");
+            return;
+        };
+        if let Some(mut file) = file.as_deref() {
+            let line = format!("flux-shell[{rank}]: {}{prefix}{message}\n", level.label());
+            // Nowhere is left to complain about the file that takes the complaints.
+            drop(file.write_all(line.as_bytes()));
+            return;
+        }
+        let Some(sink) = sink else { return };
+        let mut context = Map::new();
+        context.insert("rank".into(), rank.into());
+        context.insert("level".into(), (level as i32).into());
+        if let Some(component) = component {
+            context.insert("component".into(), component.into());
+        }
+        context.insert("message".into(), message.into());
+        context.insert("file".into(), place.file().into());
+        context.insert("line".into(), json!(place.line()));
+        sink(context);
+    }
+
+    #[track_caller]
+    pub(crate) fn warn(&self, message: impl AsRef<str>) {
+        self.write(Level::Warn, None, message.as_ref());
+    }
+
+    #[track_caller]
+    pub(crate) fn error(&self, message: impl AsRef<str>) {
+        self.write(Level::Error, None, message.as_ref());
+    }
+
+    #[track_caller]
+    pub(crate) fn debug(&self, message: impl AsRef<str>) {
+        self.write(Level::Debug, None, message.as_ref());
+    }
+}

@@ -1,0 +1,105 @@
+//! Signals: those the shell gets and passes on, and the one a job may want before its end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use proto::job_manager::{JobManagerKill, Kill};
+use rpc::Dest;
+use serde_json::Value;
+use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
+use types::Errno;
+
+use crate::fatal::Fatal;
+use crate::log::Level;
+use crate::shell::Shell;
+use crate::store::now;
+
+const NAME: Option<&str> = Some("signal");
+
+/// The signals that are passed on to the tasks.
+pub(crate) struct Signals {
+    interrupt: Listener,
+    terminate: Listener,
+    alarm: Listener,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Result<Signals, Fatal> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Fatal::new(format!("signal: {}", Errno::from_io(&error))))
+        };
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            alarm: listen(SignalKind::alarm())?,
+        })
+    }
+
+    /// The next one. Cancel safe.
+    pub(crate) async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => libc::SIGINT,
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.alarm.recv() => libc::SIGALRM,
+        }
+    }
+}
+
+/// What the `signal` option asks for: signal and seconds before the end.
+fn option(shell: &Shell) -> Result<Option<(i32, f64)>, Fatal> {
+    let Some(option) = shell.job.option("signal") else {
+        return Ok(None);
+    };
+    let invalid = || Fatal::new("invalid shell option signal");
+    let object = match option {
+        Value::Number(number) => {
+            return Ok((number.as_i64() == Some(1)).then_some((libc::SIGUSR1, 60.0)));
+        }
+        Value::Object(object) => object,
+        _ => return Err(invalid()),
+    };
+    let signum = match object.get("signum") {
+        None => libc::SIGUSR1,
+        Some(value) => value.as_i64().ok_or_else(invalid)? as i32,
+    };
+    let left = match object.get("timeleft") {
+        None => 60.0,
+        Some(Value::String(text)) => types::fsd::parse(text).map_err(|_| invalid())?,
+        Some(value) => value.as_f64().ok_or_else(invalid)?,
+    };
+    Ok(Some((signum, left)))
+}
+
+/// Sends the job the signal it wants some time before its end, on the leader.
+pub(crate) fn watch_expiration(shell: &Rc<Shell>) -> Result<(), Fatal> {
+    let Some((signum, left)) = option(shell)?.filter(|_| shell.is_leader()) else {
+        return Ok(());
+    };
+    let name = Signal::try_from(signum).map_or("signal", Signal::as_str);
+    let expiration = shell.job.resources.expiration;
+    if expiration <= 0.0 {
+        let text = format!("job has no expiration, {name} will not be sent");
+        shell.log.write(Level::Debug, NAME, &text);
+        return Ok(());
+    }
+    let wait = (expiration - left - now()).max(0.0);
+    let text = format!("Will send {name} to job in {wait:.2}s");
+    shell.log.write(Level::Debug, NAME, &text);
+    let shell = shell.clone();
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(Duration::from_secs_f64(wait)).await;
+        let left = (expiration - now()).max(0.0);
+        let text = format!("job will expire in {left:.1}s, sending {name} to job");
+        shell.log.write(Level::Warn, NAME, &text);
+        let kill = Kill {
+            id: shell.job.id,
+            signum,
+        };
+        let sent = shell.handle.call::<JobManagerKill>(Dest::Any, &kill).await;
+        if let Err(error) = sent {
+            shell.log.error(format!("signal: {error}"));
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,430 @@
+//! Setting a shell up.
+//!
+//! Requests whose answers are needed later are sent first, all at once; files and environment are
+//! prepared while they travel.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use client::Client;
+use proto::attr::{AttrGet, Name};
+use proto::event::{EventSubscribe, Subscription};
+use proto::job_exec::{JobExecShellBarrier, ShellBarrier};
+use proto::job_info::{JobInfoLookup, Lookup, lookup_flags};
+use proto::service::{Service, ServiceAdd};
+use rpc::{Dest, RpcError};
+use serde_json::{Map, Value, json};
+use spec::ResourceSet;
+use types::fluid::{Encoding, F58Prefix};
+use types::{Errno, IdSet, JobId, Rank};
+
+use crate::fatal::Fatal;
+use crate::files::{self, TmpDir};
+use crate::input::Input;
+use crate::job::{self, Job};
+use crate::log::Log;
+use crate::mustache::Scope;
+use crate::output::{Config, Output};
+use crate::pmi::Pmi;
+use crate::shell::{Attributes, Shell};
+use crate::store::{Store, key};
+use crate::{batch, task};
+
+/// Options of the reference's shell this one does not have. A job that needs one must not run
+/// without it.
+const MISSING: &[&str] = &[
+    "coprocess",
+    "hwloc",
+    "initrc",
+    "pty",
+    "stage-in",
+    "stop-tasks-in-exec",
+    "sysmon",
+    "userrc",
+];
+
+/// Connects, learns the job, and prepares everything up to the first task.
+pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc<Shell>, Fatal> {
+    let handle = client.handle().clone();
+    let uid = nix::unistd::getuid().as_raw();
+    let service = format!("{uid}-shell-{}", id.f58_plain());
+    let add = handle.call::<ServiceAdd>(
+        Dest::Any,
+        &Service {
+            service: service.clone(),
+        },
+    );
+    let subscribe = handle.call::<EventSubscribe>(
+        Dest::Any,
+        &Subscription {
+            topic: format!("shell-{}.", id.0),
+        },
+    );
+    let attr = |name: &str| {
+        let name = name.to_owned();
+        handle.call::<AttrGet>(Dest::Any, &Name { name })
+    };
+    let rank = attr("rank");
+    let owner = attr("security.owner");
+    let path = attr("jobid-path");
+    let level = attr("instance-level");
+    let hint = attr("tbon.interface-hint");
+    let rundir = attr("rundir");
+    let (jobspec, resources) = job_data(&handle, id).await?;
+    let job = make_job(id, jobspec, resources)?;
+    let rank: u32 = number(required("rank", rank.await)?.as_str())?;
+    handle.set_rank(Rank(rank));
+    let shell_rank = job.nodes.iter().position(|node| node.broker_rank == rank);
+    let shell_rank = shell_rank
+        .ok_or_else(|| Fatal::new(format!("broker rank {rank} is not part of this job")))?
+        as u32;
+    log.set_verbosity(verbosity(&job));
+    refuse_missing(&job)?;
+
+    let value = |result: Result<proto::attr::Value, RpcError>| result.ok().map(|value| value.value);
+    let attributes = Attributes {
+        is_owner: value(owner.await).and_then(|owner| owner.parse().ok()) == Some(uid),
+        instance_level: value(level.await)
+            .and_then(|level| level.parse().ok())
+            .unwrap_or(0),
+        interface_hint: value(hint.await),
+    };
+    let mut warnings = job.warnings.clone();
+    enter_cwd(&job, &mut warnings);
+    let tmpdir = make_tmpdir(&job, shell_rank, value(rundir.await))?;
+    if let Some(archive) = job.jobspec.files() {
+        files::extract(archive, tmpdir.path())?;
+    }
+    batch::write_script(&job, &tmpdir, shell_rank == 0)?;
+    let env = environment(&job, &tmpdir, value(path.await), &mut warnings);
+    let config = Config::new(&job, attributes.is_owner, &mut warnings)?;
+    let namespace = format!("job-{}", id.0);
+    let store = Store::new(handle.clone(), namespace.clone());
+    store.set_pause_max(config.batch_timeout);
+    let credits = config.high;
+    let output = {
+        let scope = Scope {
+            job: &job,
+            tmpdir: Some(tmpdir.path()),
+            shell_rank: Some(shell_rank),
+            task: None,
+        };
+        Output::new(config, &scope)
+    };
+    let shell = Rc::new(Shell {
+        input: Input::new(&job)?,
+        exit_timeout: task::exit_timeout(&job)?,
+        client,
+        handle,
+        rank: shell_rank,
+        service,
+        namespace,
+        attributes,
+        log,
+        store,
+        tmpdir,
+        env,
+        output,
+        tasks: RefCell::default(),
+        running: Cell::new(0),
+        shells_done: RefCell::new(IdSet::new()),
+        first_exit: Cell::new(false),
+        pmi: RefCell::new(None),
+        server: RefCell::new(None),
+        credits: Cell::new(credits),
+        credit_asked: Cell::new(false),
+        credit_given: tokio::sync::Notify::new(),
+        fatal: RefCell::new(None),
+        wake: tokio::sync::Notify::new(),
+        job,
+    });
+    write_headers(&shell);
+    // The log holds the shell weakly, since the shell holds the log.
+    let sink = Rc::downgrade(&shell);
+    shell.log.set_sink(shell_rank, move |context| {
+        if let Some(shell) = sink.upgrade() {
+            shell.write_log(context);
+        }
+    });
+    for warning in warnings {
+        shell.log.warn(warning);
+    }
+    describe(&shell);
+    let pmi = Pmi::new(&shell)?;
+    *shell.pmi.borrow_mut() = pmi;
+    for (what, result) in [
+        ("service.add", add.await),
+        ("event.subscribe", subscribe.await),
+    ] {
+        result.map_err(|error| Fatal::call(what, &error))?;
+    }
+    Ok(shell)
+}
+
+/// Tells those who want to know how the tasks are distributed.
+fn describe(shell: &Shell) {
+    let job = &shell.job;
+    if shell.is_leader() {
+        shell.log.debug(format!(
+            "0: task_count={} slot_count={} cores_per_slot={} slots_per_node=-1",
+            job.ntasks, job.nslots, job.cores_per_slot
+        ));
+    }
+    let node = &job.nodes[shell.rank as usize];
+    let word = if node.taskids.len() > 1 {
+        "tasks"
+    } else {
+        "task"
+    };
+    shell.log.debug(format!(
+        "{}: {word} {} on cores {}",
+        shell.rank, node.taskids, node.cores
+    ));
+}
+
+fn required(name: &str, value: Result<proto::attr::Value, RpcError>) -> Result<String, Fatal> {
+    value
+        .map(|value| value.value)
+        .map_err(|error| Fatal::call(&format!("attribute {name}"), &error))
+}
+
+fn number(text: &str) -> Result<u32, Fatal> {
+    text.parse()
+        .map_err(|_| Fatal::new(format!("{text}: not a number")))
+}
+
+/// Jobspec and R: handed over by whoever started the shell, or else asked for.
+async fn job_data(handle: &rpc::Handle, id: JobId) -> Result<(String, String), Fatal> {
+    let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    if let Some(data) = given("FLUX_SHELL_J").zip(given("FLUX_SHELL_R")) {
+        return Ok(data);
+    }
+    let request = Lookup {
+        id,
+        keys: vec!["J".into(), "R".into()],
+        flags: lookup_flags::CURRENT,
+    };
+    let reply = handle.call::<JobInfoLookup>(Dest::Any, &request).await;
+    let reply = reply.map_err(|error| Fatal::call("job-info.lookup", &error))?;
+    let text = |key: &str| {
+        let text = reply.get(key).and_then(Value::as_str).map(str::to_owned);
+        text.ok_or_else(|| Fatal::new(format!("job-info.lookup: no {key}")))
+    };
+    Ok((text("J")?, text("R")?))
+}
+
+fn make_job(id: JobId, signed: String, resources: String) -> Result<Job, Fatal> {
+    let jobspec = job::unwrap_signed(&signed)?;
+    let resources = ResourceSet::decode(resources.as_bytes())
+        .map_err(|error| Fatal::new(format!("error parsing R: {error}")))?;
+    let forced = jobspec
+        .environment()
+        .is_some_and(|env| env.contains_key("FLUX_F58_FORCE_ASCII"));
+    let prefix = match forced {
+        true => F58Prefix::Ascii,
+        false => F58Prefix::from_env(),
+    };
+    Job::new(id, id.encode(Encoding::F58(prefix)), jobspec, resources)
+}
+
+fn verbosity(job: &Job) -> i64 {
+    job.option("verbose").and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn refuse_missing(job: &Job) -> Result<(), Fatal> {
+    for name in MISSING {
+        if job.switch(name) {
+            return Err(Fatal::new(format!(
+                "shell option '{name}' is not supported by this shell yet"
+            )));
+        }
+    }
+    if let Some(Value::String(mpi)) = job.option("mpi")
+        && mpi.starts_with("spectrum")
+    {
+        return Err(Fatal::new(format!(
+            "shell option 'mpi={mpi}' is not supported by this shell yet"
+        )));
+    }
+    Ok(())
+}
+
+fn enter_cwd(job: &Job, warnings: &mut Vec<String>) {
+    let Some(cwd) = job.jobspec.cwd() else { return };
+    if let Err(error) = std::env::set_current_dir(cwd) {
+        let errno = Errno::from_io(&error);
+        let host = job.nodes.first().map_or("localhost", |node| &node.host);
+        warnings.push(format!(
+            "host {host}: Could not change dir to {cwd}: {errno}. Going to /tmp instead"
+        ));
+        if let Err(error) = std::env::set_current_dir("/tmp") {
+            warnings.push(format!("/tmp: {}", Errno::from_io(&error)));
+        }
+    }
+}
+
+fn make_tmpdir(job: &Job, shell_rank: u32, rundir: Option<String>) -> Result<TmpDir, Fatal> {
+    let mut parents: Vec<PathBuf> = rundir.into_iter().map(PathBuf::from).collect();
+    let job_tmpdir = job
+        .jobspec
+        .environment()
+        .and_then(|env| env.get("TMPDIR")?.as_str());
+    parents.push(job_tmpdir.unwrap_or("/tmp").into());
+    if job_tmpdir.is_some() {
+        parents.push("/tmp".into());
+    }
+    TmpDir::create(&parents, &format!("jobtmp-{shell_rank}-{}", job.f58))
+}
+
+/// The environment all tasks share.
+fn environment(
+    job: &Job,
+    tmpdir: &TmpDir,
+    jobid_path: Option<String>,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for (name, value) in job.jobspec.environment().into_iter().flatten() {
+        if let Some(value) = value.as_str() {
+            env.insert(name.clone(), value.to_owned());
+        }
+    }
+    env.remove("FLUX_PROXY_REMOTE");
+    let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+    if let Ok(uri) = std::env::var("FLUX_URI") {
+        set("FLUX_URI", uri);
+    }
+    set("FLUX_KVS_NAMESPACE", format!("job-{}", job.id.0));
+    set("FLUX_JOB_ID", job.f58.clone());
+    let path = jobid_path.unwrap_or_default();
+    set(
+        "FLUX_JOB_ID_PATH",
+        format!("{}/{}", path.trim_end_matches('/'), job.f58),
+    );
+    set("FLUX_JOB_SIZE", job.ntasks.to_string());
+    set("FLUX_JOB_NNODES", job.size().to_string());
+    set("FLUX_TERMINUS_SESSION", "0".into());
+    let tmp = tmpdir.path().to_string_lossy().into_owned();
+    if job.option("mpi").and_then(Value::as_str) != Some("none") {
+        set("OMPI_MCA_btl_vader_backing_directory", tmp.clone());
+    }
+    set("FLUX_JOB_TMPDIR", tmp);
+    if let Some(host) = env.get_mut("HOSTNAME")
+        && let Ok(name) = nix::unistd::gethostname()
+    {
+        *host = name.to_string_lossy().into_owned();
+    }
+    if let Some(dir) = env.get("TMPDIR").cloned()
+        && !Path::new(&dir).is_dir()
+        && std::fs::create_dir_all(&dir).is_err()
+    {
+        warnings.push(format!(
+            "Unable to create TMPDIR={dir}, resetting TMPDIR=/tmp"
+        ));
+        env.insert("TMPDIR".into(), "/tmp".into());
+    }
+    env
+}
+
+/// The events with which the job's eventlogs begin, on the leader. They travel with what follows.
+fn write_headers(shell: &Shell) {
+    if !shell.is_leader() {
+        return;
+    }
+    let scope = shell.scope(None);
+    for (key, name, context) in shell.input.header(&shell.job, &scope) {
+        shell.store.add(key, name, context);
+    }
+    for (name, context) in shell.output.header(&shell.job, &scope) {
+        shell.store.add(key::OUTPUT, name, context);
+    }
+}
+
+/// Starts the tasks, with the events and barriers around that.
+pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
+    let alone = shell.size() == 1;
+    open_files(shell)?;
+    if !alone {
+        // What the leader wrote must be there before any other shell goes on.
+        sync(shell).await?;
+        barrier(shell).await?;
+    }
+    if shell.is_leader() {
+        let context = json!({
+            "service": shell.service,
+            "leader-rank": shell.job.nodes[0].broker_rank,
+            "size": shell.size(),
+        });
+        shell.store.add(key::EXEC, "shell.init", object(context));
+        if !alone {
+            shell.store.flush();
+        }
+    }
+    task::start_all(shell)?;
+    if !alone {
+        barrier(shell).await?;
+        if !shell.is_leader()
+            && shell
+                .tasks
+                .borrow()
+                .iter()
+                .any(|task| task.stdin.borrow().is_some())
+        {
+            tokio::task::spawn_local(crate::input::follow(shell.clone()));
+        }
+    }
+    if shell.is_leader() {
+        let context = json!({"taskmap": shell.job.taskmap.to_wrapped()});
+        shell.store.add(key::EXEC, "shell.start", object(context));
+        // One commit for all the beginnings; what the tasks write comes later in any case.
+        shell.store.flush();
+    }
+    Ok(())
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// Opens output files before any task runs, and sends the log to the one for standard error.
+fn open_files(shell: &Rc<Shell>) -> Result<(), Fatal> {
+    use crate::output::{Dest, Stream};
+    let taskids = &shell.job.nodes[shell.rank as usize].taskids;
+    for (local, rank) in (0..).zip(taskids.iter()) {
+        let scope = shell.scope(Some((rank, local)));
+        for stream in Stream::BOTH {
+            let dest = shell.output.dest(stream, &scope, shell.is_leader())?;
+            if let (Stream::Err, Dest::File(file), 0) = (stream, dest, local) {
+                shell.log.set_file(file);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn sync(shell: &Rc<Shell>) -> Result<(), Fatal> {
+    let synced = shell.store.sync().await;
+    synced.map_err(|error| Fatal::call("kvs.commit", &error))
+}
+
+/// Waits for all shells of the job.
+async fn barrier(shell: &Shell) -> Result<(), Fatal> {
+    let request = ShellBarrier {
+        id: shell.job.id,
+        rank: shell.job.nodes[shell.rank as usize].broker_rank,
+    };
+    let call = shell
+        .handle
+        .call_untagged::<JobExecShellBarrier>(Dest::Any, &request);
+    match call.await {
+        Ok(_) => Ok(()),
+        // Somebody else has failed and said so.
+        Err(error) if error.errno == Errno::EIO => Err(Fatal::silent()),
+        Err(error) => Err(Fatal::call("shell_barrier", &error)),
+    }
+}
