@@ -66,12 +66,10 @@ impl EventFormat {
             line.push_str(&paint(self.color, color::BLUE, key));
             line.push('=');
             let value_color = match value {
-                Value::String(_) => color::MAGENTA,
                 Value::Number(_) => color::GRAY,
-                _ => "",
+                _ => color::MAGENTA,
             };
-            let on = self.color && !value_color.is_empty();
-            line.push_str(&paint(on, value_color, &value.to_string()));
+            line.push_str(&paint(self.color, value_color, &value.to_string()));
         }
         line
     }

@@ -10,7 +10,8 @@ pub(crate) fn now() -> f64 {
 
 /// A time in the local zone; `None` out of range.
 pub(crate) fn local(seconds: f64) -> Option<Zoned> {
-    let micros = (seconds * 1e6).round();
+    // Listings cut what is below a microsecond.
+    let micros = (seconds * 1e6).floor();
     if !micros.is_finite() {
         return None;
     }

@@ -92,7 +92,7 @@ async fn cancel(args: &Args, ids: &[JobId]) -> Outcome {
 async fn cancel_many(args: &Args) -> Outcome {
     let mut bits = 0;
     for list in args.all("states").chain(args.all("state")) {
-        bits |= states(list)?;
+        bits |= states(list).map_err(|_| Fail::new(format!("Invalid state {list} specified")))?;
     }
     let request = RaiseAll {
         dry_run: args.has("dry-run") || args.has("dry"),

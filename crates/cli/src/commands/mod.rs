@@ -2,15 +2,20 @@
 
 pub(crate) mod attr;
 pub(crate) mod cancel;
+pub(crate) mod config;
 pub(crate) mod content;
 pub(crate) mod event;
+pub(crate) mod exec;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod kvs;
 pub(crate) mod log;
 pub(crate) mod module;
+pub(crate) mod overlay;
 pub(crate) mod ping;
 pub(crate) mod python;
+pub(crate) mod queue;
+pub(crate) mod shutdown;
 pub(crate) mod uptime;
 pub(crate) mod version;
 
@@ -42,6 +47,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("event", "Publish and follow events", event::run),
     ("help", "Show a manual page", version::help),
+    ("config", "Read and change the configuration", config::run),
+    ("exec", "Run commands on many ranks", exec::run),
+    ("overlay", "Look into the tree of brokers", overlay::run),
+    ("queue", "Manage queues", queue::run),
+    ("shutdown", "Shut the instance down", shutdown::run),
     ("cancel", "Cancel jobs", cancel::run),
     ("job", "Follow, signal and look into jobs", job::run),
     ("uptime", "Show how long the instance runs", uptime::run),
@@ -135,4 +145,39 @@ pub(crate) fn dispatch_forms(name: &str, about: &str, subs: &[Sub], words: &[Str
     text.push_str("  -h, --help             Display this message.\n");
     crate::output::error_bytes(text.as_bytes());
     status
+}
+
+/// Runs a subcommand of a program of family P.
+pub(crate) fn dispatch_argparse(
+    name: &str,
+    subs: &[(&str, fn(&[String]) -> i32)],
+    words: &[String],
+) -> i32 {
+    let list = |separator: &str, quote: &str| {
+        let names = subs.iter().map(|(sub, _)| format!("{quote}{sub}{quote}"));
+        names.collect::<Vec<_>>().join(separator)
+    };
+    let usage = format!("usage: {name} [-h] {{{}}} ...", list(",", ""));
+    match words.first().map(String::as_str) {
+        Some("-h" | "--help") => {
+            crate::outln!("{usage}");
+            0
+        }
+        Some(word) => match subs.iter().find(|(sub, _)| *sub == word) {
+            Some((_, run)) => run(&words[1..]),
+            None => {
+                crate::err!("{usage}");
+                crate::err!(
+                    "{name}: error: argument subcommand: invalid choice: '{word}' (choose from {})",
+                    list(", ", "'")
+                );
+                2
+            }
+        },
+        None => {
+            crate::err!("{usage}");
+            crate::err!("{name}: error: the following arguments are required: subcommand");
+            2
+        }
+    }
 }
