@@ -2,6 +2,7 @@
 
 use proto::kvs::{self, Commit, Committed, KvsCommit, KvsLookup, Lookup, Op};
 use rpc::{Dest, Handle, RpcError};
+use serde_json::value::RawValue;
 use spec::TreeObj;
 use types::Errno;
 
@@ -30,7 +31,11 @@ impl Txn {
         self.ops.is_empty()
     }
 
-    fn op(&mut self, key: &str, flags: i32, dirent: serde_json::Value) {
+    fn op(&mut self, key: &str, flags: i32, dirent: String) {
+        // Tree objects encode to JSON by construction.
+        let Ok(dirent) = RawValue::from_string(dirent) else {
+            return debug_assert!(false, "tree object is not JSON");
+        };
         self.ops.push(Op {
             key: key.to_owned(),
             flags,
@@ -40,23 +45,23 @@ impl Txn {
 
     /// Stores a value.
     pub fn put(&mut self, key: &str, value: &[u8]) {
-        self.op(key, 0, TreeObj::Val(value.to_vec()).to_value());
+        self.op(key, 0, TreeObj::encode_val(value));
     }
 
     /// Adds to a value.
     pub fn append(&mut self, key: &str, value: &[u8]) {
-        let dirent = TreeObj::Val(value.to_vec()).to_value();
+        let dirent = TreeObj::encode_val(value);
         self.op(key, kvs::flags::APPEND, dirent);
     }
 
     /// Stores a tree object.
     pub fn put_treeobj(&mut self, key: &str, object: &TreeObj) {
-        self.op(key, 0, object.to_value());
+        self.op(key, 0, object.encode());
     }
 
     /// Stores an empty directory.
     pub fn mkdir(&mut self, key: &str) {
-        self.op(key, 0, TreeObj::empty_dir().to_value());
+        self.op(key, 0, TreeObj::empty_dir().encode());
     }
 
     /// Stores a link.
@@ -65,12 +70,12 @@ impl Txn {
             namespace: namespace.map(str::to_owned),
             target: target.to_owned(),
         };
-        self.op(key, 0, link.to_value());
+        self.op(key, 0, link.encode());
     }
 
     /// Removes a key.
     pub fn unlink(&mut self, key: &str) {
-        self.op(key, 0, serde_json::Value::Null);
+        self.op(key, 0, "null".to_owned());
     }
 
     /// Commits.
@@ -132,6 +137,7 @@ pub async fn get(handle: &Handle, namespace: &str, key: &str) -> Result<Vec<u8>,
 /// # Errors
 ///
 /// `EPROTO` if it is none.
-pub fn treeobj(value: &serde_json::Value) -> Result<TreeObj, RpcError> {
-    TreeObj::from_value(value).map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))
+pub fn treeobj(value: &RawValue) -> Result<TreeObj, RpcError> {
+    TreeObj::decode(value.get().as_bytes())
+        .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))
 }

@@ -127,6 +127,11 @@ impl Context {
         &self.name
     }
 
+    /// The module's id, which the host's methods take.
+    pub fn id(&self) -> &RouteId {
+        &self.id
+    }
+
     /// The rank of this broker.
     pub fn rank(&self) -> Rank {
         self.handle.rank()

@@ -1,8 +1,10 @@
 //! The key-value store: services `kvs` and `kvs-watch`.
 //!
-//! Tree objects (RFC 11) travel as JSON values here; `spec::treeobj` knows their form.
+//! Tree objects (RFC 11) travel as JSON text here, so that whoever only passes them on need not
+//! take them apart; `spec::treeobj` knows their form.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::log::Cancel;
@@ -96,7 +98,7 @@ pub struct Lookup {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Found {
     /// A tree object.
-    pub val: Value,
+    pub val: Box<RawValue>,
 }
 
 /// What a key holds and where that was seen; `errno` instead of a value where there is none.
@@ -104,7 +106,7 @@ pub struct Found {
 pub struct FoundPlus {
     /// A tree object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val: Option<Value>,
+    pub val: Option<Box<RawValue>>,
     /// `ENOENT` if the key is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
@@ -133,7 +135,7 @@ pub struct Op {
     /// 0 or [`flags::APPEND`].
     pub flags: i32,
     /// The tree object to store; `null` unlinks.
-    pub dirent: Value,
+    pub dirent: Box<RawValue>,
 }
 
 /// A transaction.
@@ -303,4 +305,12 @@ pub struct NamespaceCreated {
     pub rootref: String,
     /// Whose it is.
     pub owner: i64,
+}
+
+/// What the topics of the events of namespaces begin with.
+pub const EVENTS: &str = "kvs.namespace";
+
+/// The topic of an event of a namespace: `setroot`, `error`, `created` or `removed`.
+pub fn event_topic(namespace: &str, event: &str) -> String {
+    format!("{EVENTS}-{namespace}-{event}")
 }

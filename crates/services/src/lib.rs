@@ -2,16 +2,23 @@
 
 use module::Builtin;
 
+pub mod content;
+pub mod content_sqlite;
 pub mod heartbeat;
+pub mod kvs;
 pub mod resource;
 pub mod rexec;
 pub mod sched_simple;
 mod store;
+pub mod tally;
 
 /// The modules that come with the program, in no particular order.
 pub fn builtins() -> Vec<Builtin> {
     vec![
         heartbeat::builtin(),
+        content::builtin(),
+        content_sqlite::builtin(),
+        kvs::builtin(),
         resource::builtin(),
         rexec::builtin(),
         sched_simple::builtin(),

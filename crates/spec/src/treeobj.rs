@@ -124,6 +124,15 @@ impl TreeObj {
         json
     }
 
+    /// The canonical form of a `val`, without making one.
+    pub fn encode_val(value: &[u8]) -> String {
+        let mut json = String::with_capacity(value.len() / 3 * 4 + 40);
+        json.push_str("{\"data\":\"");
+        BASE64.encode_string(value, &mut json);
+        json.push_str("\",\"type\":\"val\",\"ver\":1}");
+        json
+    }
+
     /// The object as a JSON value.
     pub fn to_value(&self) -> serde_json::Value {
         // The canonical form is valid JSON by construction.
@@ -184,7 +193,7 @@ fn write_refs(json: &mut String, refs: &[BlobRef]) {
 
 /// Writes a JSON string as C programs do: control characters in upper-case hexadecimal, everything
 /// else as it is.
-fn write_string(json: &mut String, text: &str) {
+pub fn write_string(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
         match c {

@@ -1,0 +1,296 @@
+//! The blobs a rank holds, and which of them one level up does not have yet.
+//!
+//! Pure. Every blob that has to go up gets a number from a rising counter when it becomes dirty,
+//! so that a flush waits for what was dirty when it was asked for, and not for what came since.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use spec::BlobRef;
+
+/// A blob held.
+#[derive(Debug)]
+struct Slot {
+    bytes: Bytes,
+    /// Set while one level up does not have it.
+    dirty: Option<u64>,
+    /// It comes from a mapped file and is on no backing store.
+    ephemeral: bool,
+    used: Duration,
+}
+
+/// What a flush has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Some blobs are still on their way.
+    Waiting,
+    /// Everything is up.
+    Done,
+    /// Something could not be stored.
+    Failed,
+}
+
+/// The cache.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    slots: HashMap<BlobRef, Slot>,
+    size: u64,
+    last: u64,
+    /// Dirty blobs to send, oldest first.
+    queue: VecDeque<(u64, BlobRef)>,
+    /// Numbers of the dirty blobs that are queued or on their way.
+    outstanding: BTreeSet<u64>,
+    /// Dirty blobs that could not be stored, until somebody tries again.
+    failed: BTreeMap<u64, BlobRef>,
+}
+
+impl Cache {
+    /// A blob, and whether it is ephemeral.
+    pub(super) fn get(&mut self, now: Duration, blobref: &BlobRef) -> Option<(Bytes, bool)> {
+        let slot = self.slots.get_mut(blobref)?;
+        slot.used = now;
+        Some((slot.bytes.clone(), slot.ephemeral))
+    }
+
+    /// Adds a blob that one level up has.
+    pub(super) fn add_clean(
+        &mut self,
+        now: Duration,
+        blobref: BlobRef,
+        bytes: Bytes,
+        ephemeral: bool,
+    ) {
+        if self.slots.contains_key(&blobref) {
+            return;
+        }
+        self.size += bytes.len() as u64;
+        let slot = Slot {
+            bytes,
+            dirty: None,
+            ephemeral,
+            used: now,
+        };
+        self.slots.insert(blobref, slot);
+    }
+
+    /// Adds a blob to be sent up. One that is here and clean is sent again; that renews its age
+    /// in the backing store. Returns whether it was not on its way already.
+    pub(super) fn add_dirty(&mut self, now: Duration, blobref: BlobRef, bytes: Bytes) -> bool {
+        let size = bytes.len() as u64;
+        let slot = self.slots.entry(blobref).or_insert_with(|| {
+            self.size += size;
+            Slot {
+                bytes,
+                dirty: None,
+                ephemeral: false,
+                used: now,
+            }
+        });
+        slot.used = now;
+        slot.ephemeral = false;
+        match slot.dirty {
+            Some(number) if !self.failed.contains_key(&number) => false,
+            Some(number) => {
+                self.failed.remove(&number);
+                self.enqueue(number, blobref);
+                true
+            }
+            None => {
+                self.last += 1;
+                slot.dirty = Some(self.last);
+                self.enqueue(self.last, blobref);
+                true
+            }
+        }
+    }
+
+    fn enqueue(&mut self, number: u64, blobref: BlobRef) {
+        self.outstanding.insert(number);
+        self.queue.push_back((number, blobref));
+    }
+
+    /// Whether anything waits to be sent.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The next blob to send.
+    pub(super) fn next_queued(&mut self) -> Option<(BlobRef, Bytes)> {
+        loop {
+            let (_, blobref) = self.queue.pop_front()?;
+            if let Some(slot) = self.slots.get(&blobref) {
+                return Some((blobref, slot.bytes.clone()));
+            }
+        }
+    }
+
+    /// One level up has a blob now.
+    pub(super) fn on_stored(&mut self, blobref: &BlobRef) {
+        if let Some(slot) = self.slots.get_mut(blobref)
+            && let Some(number) = slot.dirty.take()
+        {
+            self.outstanding.remove(&number);
+            self.failed.remove(&number);
+        }
+    }
+
+    /// One level up refused a blob. It stays dirty.
+    pub(super) fn on_refused(&mut self, blobref: &BlobRef) {
+        if let Some(number) = self.slots.get(blobref).and_then(|slot| slot.dirty) {
+            self.outstanding.remove(&number);
+            self.failed.insert(number, *blobref);
+        }
+    }
+
+    /// Sends again what was refused.
+    pub(super) fn retry(&mut self) {
+        for (number, blobref) in std::mem::take(&mut self.failed) {
+            self.enqueue(number, blobref);
+        }
+    }
+
+    /// Drops a blob, as when it could not be stored and nobody else knows it.
+    pub(super) fn remove(&mut self, blobref: &BlobRef) {
+        if let Some(slot) = self.slots.remove(blobref) {
+            self.size -= slot.bytes.len() as u64;
+            if let Some(number) = slot.dirty {
+                self.outstanding.remove(&number);
+                self.failed.remove(&number);
+            }
+        }
+    }
+
+    /// What a flush that starts now has to wait for.
+    pub(super) fn mark(&self) -> u64 {
+        self.last
+    }
+
+    /// How far the flush with that mark is.
+    pub(super) fn flushed(&self, mark: u64) -> Flushed {
+        if self.outstanding.first().is_some_and(|first| *first <= mark) {
+            Flushed::Waiting
+        } else if self
+            .failed
+            .keys()
+            .next()
+            .is_some_and(|first| *first <= mark)
+        {
+            Flushed::Failed
+        } else {
+            Flushed::Done
+        }
+    }
+
+    /// Drops every clean blob.
+    pub(super) fn drop_clean(&mut self) {
+        self.slots.retain(|_, slot| slot.dirty.is_some());
+        self.size = self
+            .slots
+            .values()
+            .map(|slot| slot.bytes.len() as u64)
+            .sum();
+    }
+
+    /// Drops the least recently used clean blobs that have been idle for `old`, until no more than
+    /// `target` bytes are left.
+    pub(super) fn purge(&mut self, now: Duration, target: u64, old: Duration) {
+        if self.size <= target {
+            return;
+        }
+        let mut idle: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.dirty.is_none() && now.saturating_sub(slot.used) >= old)
+            .map(|(blobref, slot)| (slot.used, *blobref))
+            .collect();
+        idle.sort_unstable();
+        for (_, blobref) in idle {
+            if self.size <= target {
+                break;
+            }
+            self.remove(&blobref);
+        }
+    }
+
+    /// How many blobs there are.
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many of them are dirty.
+    pub(super) fn dirty(&self) -> usize {
+        self.outstanding.len() + self.failed.len()
+    }
+
+    /// The bytes in all.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spec::HashKind;
+
+    use super::*;
+
+    fn blob(text: &str) -> (BlobRef, Bytes) {
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        (BlobRef::hash(HashKind::Sha1, &bytes), bytes)
+    }
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn flushing_waits_for_what_was_dirty() {
+        let mut cache = Cache::default();
+        let (a, a_bytes) = blob("a");
+        let (b, b_bytes) = blob("b");
+        assert!(cache.add_dirty(NOW, a, a_bytes.clone()));
+        assert!(!cache.add_dirty(NOW, a, a_bytes.clone()), "queued once");
+        let mark = cache.mark();
+        cache.add_dirty(NOW, b, b_bytes);
+        assert_eq!(cache.next_queued(), Some((a, a_bytes.clone())));
+        assert_eq!(cache.flushed(mark), Flushed::Waiting);
+        cache.on_stored(&a);
+        assert_eq!(cache.flushed(mark), Flushed::Done);
+        assert_eq!(cache.dirty(), 1);
+        assert!(cache.add_dirty(NOW, a, a_bytes), "clean ones go again");
+        assert_eq!((cache.count(), cache.dirty(), cache.size()), (2, 2, 2));
+    }
+
+    #[test]
+    fn what_was_refused_goes_again() {
+        let mut cache = Cache::default();
+        let (a, bytes) = blob("a");
+        cache.add_dirty(NOW, a, bytes.clone());
+        cache.next_queued();
+        cache.on_refused(&a);
+        assert_eq!(cache.flushed(cache.mark()), Flushed::Failed);
+        assert!(!cache.has_queued());
+        cache.retry();
+        assert_eq!(cache.flushed(cache.mark()), Flushed::Waiting);
+        assert_eq!(cache.next_queued(), Some((a, bytes)));
+        cache.on_stored(&a);
+        assert_eq!(cache.flushed(cache.mark()), Flushed::Done);
+    }
+
+    #[test]
+    fn dirty_blobs_are_never_dropped_and_old_ones_go_first() {
+        let mut cache = Cache::default();
+        let (dirty, bytes) = blob("dirty");
+        cache.add_dirty(Duration::ZERO, dirty, bytes);
+        for (seconds, text) in [(1, "one"), (2, "two"), (99, "new")] {
+            let (blobref, bytes) = blob(text);
+            cache.add_clean(Duration::from_secs(seconds), blobref, bytes, false);
+        }
+        cache.purge(NOW, 11, Duration::from_secs(10));
+        assert_eq!(cache.count(), 3, "the oldest sufficed");
+        assert_eq!(cache.get(NOW, &blob("one").0), None);
+        cache.purge(NOW, 0, Duration::from_secs(10));
+        assert_eq!(cache.count(), 2, "the dirty and the new one stay");
+        cache.drop_clean();
+        assert_eq!((cache.count(), cache.size()), (1, 5));
+    }
+}

@@ -1,0 +1,352 @@
+//! Module `content-sqlite`: the backing store of `content`, in an SQLite file.
+//!
+//! Blobs, checkpoints and the epochs of garbage collection live in `content.sqlite` below the
+//! broker's `statedir`. One thread owns the database; see `worker`.
+//!
+//! The module registers the service `content-backing`, then itself with `content`; it serves both
+//! that name and its own.
+
+mod database;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use module::{Builtin, Context, Failure, Input, Severity};
+use proto::content::{
+    Backing, BackingCheckpointGet, BackingCheckpointPut, BackingGcInfo, BackingLoad, BackingMark,
+    BackingStore, BackingSweep, BackingValidate, Checkpoints, ContentRegisterBacking,
+    ContentUnregisterBacking,
+};
+use proto::{Empty, Raw};
+use rpc::{Request, Routes, RpcError};
+use serde_json::{Map, Value, json};
+use spec::HashKind;
+use types::{Errno, Rank};
+use wire::Message;
+
+use database::Settings;
+use worker::{Answer, Job, Stats, Worker};
+
+/// The service of the backing store, whatever module it is.
+const BACKING_SERVICE: &str = "content-backing";
+
+const JOURNAL_MODES: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF"];
+const SYNCHRONOUS: &[&str] = &["EXTRA", "FULL", "NORMAL", "OFF"];
+
+/// The module.
+pub fn builtin() -> Builtin {
+    Builtin {
+        name: "content-sqlite",
+        main: |context| Box::pin(run(context)),
+    }
+}
+
+/// Reads arguments over the `[content-sqlite]` table over defaults.
+fn configure(
+    settings: &mut Settings,
+    config: &Map<String, Value>,
+    args: &[String],
+) -> Result<(), RpcError> {
+    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("{what}: Invalid argument"));
+    let choose = |value: &str, choices: &[&str], into: &mut String| {
+        if !choices.contains(&value) {
+            return Err(invalid(value));
+        }
+        value.clone_into(into);
+        Ok(())
+    };
+    if let Some(table) = config.get("content-sqlite") {
+        let table = table.as_object().ok_or_else(|| invalid("content-sqlite"))?;
+        for (key, value) in table {
+            match (key.as_str(), value) {
+                ("journal_mode", Value::String(mode)) => {
+                    choose(mode, JOURNAL_MODES, &mut settings.journal_mode)?;
+                }
+                ("synchronous", Value::String(mode)) => {
+                    choose(mode, SYNCHRONOUS, &mut settings.synchronous)?;
+                }
+                ("max_checkpoints", Value::Number(number)) => {
+                    settings.max_checkpoints = number
+                        .as_i64()
+                        .filter(|number| *number > 0)
+                        .ok_or_else(|| invalid(key))?;
+                }
+                _ => return Err(invalid(key)),
+            }
+        }
+    }
+    for arg in args {
+        match arg.split_once('=') {
+            Some(("journal_mode", mode)) => {
+                choose(mode, JOURNAL_MODES, &mut settings.journal_mode)?;
+            }
+            Some(("synchronous", mode)) => {
+                choose(mode, SYNCHRONOUS, &mut settings.synchronous)?;
+            }
+            Some(("max-checkpoints", number)) => {
+                settings.max_checkpoints = number
+                    .parse()
+                    .ok()
+                    .filter(|number| *number > 0)
+                    .ok_or_else(|| invalid(arg))?;
+            }
+            None if arg == "truncate" => settings.truncate = true,
+            _ => return Err(invalid(arg)),
+        }
+    }
+    Ok(())
+}
+
+/// What turns an answer into a response.
+type Reply = Box<dyn FnOnce(Result<Answer, RpcError>)>;
+
+/// The module's state: the batch to send next, and who waits for answers.
+struct State {
+    settings: Settings,
+    next: Vec<Job>,
+    next_replies: Vec<Reply>,
+    /// Who waits for the batch the thread has.
+    replies: Vec<Reply>,
+    busy: bool,
+}
+
+impl State {
+    fn push(&mut self, job: Job, reply: impl FnOnce(Result<Answer, RpcError>) + 'static) {
+        self.next.push(job);
+        self.next_replies.push(Box::new(reply));
+    }
+
+    fn send(&mut self, worker: &Worker) {
+        self.busy = true;
+        self.replies = std::mem::take(&mut self.next_replies);
+        worker.send(std::mem::take(&mut self.next));
+    }
+
+    fn on_answers(&mut self, answers: worker::Answers) {
+        self.busy = false;
+        for (reply, answer) in std::mem::take(&mut self.replies).into_iter().zip(answers) {
+            reply(answer);
+        }
+    }
+}
+
+/// Answers with what `pick` finds in the answer.
+fn respond<R: proto::Rpc>(
+    request: Request<R>,
+    pick: impl FnOnce(Answer) -> Result<R::Response, RpcError> + 'static,
+) -> impl FnOnce(Result<Answer, RpcError>) + 'static {
+    move |answer| request.reply_result(&answer.and_then(pick))
+}
+
+/// Each job has its own kind of answer; another one would be a bug here.
+fn mixed_up<T>(_answer: Answer) -> Result<T, RpcError> {
+    Err(RpcError::new(Errno::EIO, "answer of the wrong kind"))
+}
+
+fn routes() -> Routes<State> {
+    Routes::new()
+        .on::<BackingLoad>(|state: &mut State, request, Raw(digest)| {
+            let pick = |answer| match answer {
+                Answer::Blob(blob) => Ok(Raw(blob)),
+                other => mixed_up(other),
+            };
+            state.push(Job::Load(digest), respond(request, pick));
+        })
+        .on::<BackingStore>(|state, request, Raw(blob)| {
+            let pick = |answer| match answer {
+                Answer::Stored(blobref) => Ok(Raw(bytes::Bytes::copy_from_slice(blobref.digest()))),
+                other => mixed_up(other),
+            };
+            state.push(Job::Store(blob), respond(request, pick));
+        })
+        .on_raw::<BackingValidate>(|state, request| {
+            let digest = request.message().payload.clone().unwrap_or_default();
+            state.push(Job::Validate(digest), respond(request, |_| Ok(Empty {})));
+        })
+        .on_raw::<BackingCheckpointGet>(|state, request| {
+            state.push(
+                Job::Checkpoints,
+                respond(request, |answer| match answer {
+                    Answer::Checkpoints(list) if list.is_empty() => Err(Errno::ENOENT.into()),
+                    Answer::Checkpoints(list) => {
+                        let values: Result<Vec<Value>, _> = list
+                            .iter()
+                            .map(|(_, text)| serde_json::from_str(text))
+                            .collect();
+                        let value = values.map_err(|error| {
+                            RpcError::new(Errno::EINVAL, format!("checkpoint: {error}"))
+                        })?;
+                        Ok(Checkpoints {
+                            value: value.into(),
+                        })
+                    }
+                    other => mixed_up(other),
+                }),
+            );
+        })
+        .on::<BackingCheckpointPut>(|state, request, put| {
+            let job = Job::PutCheckpoint(put.value.to_string());
+            state.push(job, respond(request, |_| Ok(Empty {})));
+        })
+        .on::<BackingGcInfo>(|state, request, info| {
+            let pick = |answer| match answer {
+                Answer::GcState(gc) => Ok(gc),
+                other => mixed_up(other),
+            };
+            state.push(Job::GcInfo(info), respond(request, pick));
+        })
+        .on::<BackingMark>(|state, request, mark| {
+            let pick = |answer| match answer {
+                Answer::Marked(marked) => Ok(marked),
+                other => mixed_up(other),
+            };
+            state.push(Job::Mark(mark), respond(request, pick));
+        })
+        .on::<BackingSweep>(|state, request, sweep| {
+            let pick = |answer| match answer {
+                Answer::Swept(swept) => Ok(swept),
+                other => mixed_up(other),
+            };
+            state.push(Job::Sweep(sweep), respond(request, pick));
+        })
+        .on_raw::<proto::broker::ServiceStats>(|state, request| {
+            let settings = state.settings.clone();
+            let pick = move |answer| match answer {
+                Answer::Stats(stats) => Ok(stats_object(&settings, &stats)),
+                other => mixed_up(other),
+            };
+            state.push(Job::Stats, respond(request, pick));
+        })
+}
+
+fn stats_object(settings: &Settings, stats: &Stats) -> Map<String, Value> {
+    let checkpoints: Vec<_> = stats
+        .checkpoints
+        .iter()
+        .map(|(id, text)| {
+            let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+            json!({"id": id, "value": value})
+        })
+        .collect();
+    let mut object = Map::new();
+    object.insert("object_count".into(), stats.object_count.into());
+    object.insert("current_epoch".into(), stats.epoch.into());
+    object.insert("dbfile_size".into(), stats.file_size.into());
+    object.insert("dbfile_free".into(), stats.file_free.into());
+    object.insert("load_time".into(), stats.load_time.to_json());
+    object.insert("store_time".into(), stats.store_time.to_json());
+    let config = json!({
+        "journal_mode": settings.journal_mode, "synchronous": settings.synchronous,
+    });
+    object.insert("config".into(), config);
+    object.insert("checkpoints".into(), checkpoints.into());
+    object
+}
+
+async fn run(mut context: Context) -> Result<(), Failure> {
+    let Some(statedir) = context.attr("statedir") else {
+        return Err(Failure::new(Errno::EINVAL, "statedir is not set"));
+    };
+    let hash = context
+        .attr("content.hash")
+        .and_then(|name| HashKind::from_name(&name))
+        .ok_or_else(|| Failure::new(Errno::EINVAL, "content.hash is not set"))?;
+    // What goes away with the instance need not survive a crash.
+    let is_temporary = context.attr("statedir-cleanup").as_deref() == Some("1");
+    let mut settings = Settings {
+        path: std::path::Path::new(&statedir).join("content.sqlite"),
+        hash,
+        journal_mode: if is_temporary { "OFF" } else { "WAL" }.to_owned(),
+        synchronous: if is_temporary { "OFF" } else { "NORMAL" }.to_owned(),
+        max_checkpoints: 5,
+        truncate: false,
+    };
+    configure(&mut settings, &context.config(), &context.args)?;
+    let (mut worker, count) = Worker::start(settings.clone()).await?;
+    let text = format!(
+        "{} ({count} objects) journal_mode={} synchronous={}",
+        settings.path.display(),
+        settings.journal_mode,
+        settings.synchronous
+    );
+    context.log(Severity::Debug, text);
+    let mut state = State {
+        settings,
+        next: Vec::new(),
+        next_replies: Vec::new(),
+        replies: Vec::new(),
+        busy: false,
+    };
+    let routes = routes();
+    context.register_service(BACKING_SERVICE)?;
+    let backing = Backing {
+        name: context.name().to_owned(),
+    };
+    let register = context
+        .handle
+        .call::<ContentRegisterBacking>(Rank::LEADER, &backing);
+    register.await?;
+    context.ready();
+    serve(&mut context, &routes, &mut state, &mut worker).await?;
+    finish(&mut context, &routes, &mut state, &mut worker).await
+}
+
+async fn serve(
+    context: &mut Context,
+    routes: &Routes<State>,
+    state: &mut State,
+    worker: &mut Worker,
+) -> Result<(), Failure> {
+    loop {
+        let has_work = !state.busy && !state.next.is_empty();
+        tokio::select! {
+            biased;
+            input = context.next() => match input {
+                Some(Input::Request(message)) => context.dispatch(routes, state, message),
+                Some(Input::Event(_)) => {}
+                None => return Ok(()),
+            },
+            answers = worker.next() => match answers {
+                Some(answers) => state.on_answers(answers),
+                None => return Err(Failure::new(Errno::EIO, "database thread panicked")),
+            },
+            () = std::future::ready(()), if has_work => state.send(worker),
+        }
+    }
+}
+
+/// Takes its leave of `content`, then does what is left.
+async fn finish(
+    context: &mut Context,
+    routes: &Routes<State>,
+    state: &mut State,
+    worker: &mut Worker,
+) -> Result<(), Failure> {
+    let unregister = context
+        .handle
+        .call::<ContentUnregisterBacking>(Rank::LEADER, &Empty {});
+    if let Err(error) = unregister.await {
+        // `content` may have gone first.
+        context.log(Severity::Debug, format!("unregister-backing: {error}"));
+    }
+    context.unregister_service(BACKING_SERVICE);
+    let leftover: Vec<Message> = context.drain();
+    for message in leftover {
+        context.dispatch(routes, state, message);
+    }
+    loop {
+        if state.busy {
+            match worker.next().await {
+                Some(answers) => state.on_answers(answers),
+                None => return Err(Failure::new(Errno::EIO, "database thread panicked")),
+            }
+        } else if state.next.is_empty() {
+            break;
+        } else {
+            state.send(worker);
+        }
+    }
+    worker.stop();
+    Ok(())
+}
