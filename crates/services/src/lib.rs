@@ -6,6 +6,7 @@ pub mod content;
 pub mod content_sqlite;
 pub mod heartbeat;
 pub mod kvs;
+pub mod kvs_watch;
 pub mod resource;
 pub mod rexec;
 pub mod sched_simple;
@@ -19,6 +20,7 @@ pub fn builtins() -> Vec<Builtin> {
         content::builtin(),
         content_sqlite::builtin(),
         kvs::builtin(),
+        kvs_watch::builtin(),
         resource::builtin(),
         rexec::builtin(),
         sched_simple::builtin(),

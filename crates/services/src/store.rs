@@ -2,7 +2,7 @@
 
 use proto::kvs::{Commit, KvsCommit, KvsLookup, Lookup, Op, PRIMARY, flags};
 use rpc::{Dest, Handle, RpcError};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use spec::TreeObj;
 use types::Errno;
 
@@ -11,7 +11,7 @@ pub(crate) fn put(key: impl Into<String>, value: &[u8]) -> Op {
     Op {
         key: key.into(),
         flags: 0,
-        dirent: TreeObj::Val(value.to_vec()).to_value(),
+        dirent: TreeObj::Val(value.to_vec()).to_raw(),
     }
 }
 
@@ -50,8 +50,8 @@ pub(crate) async fn get(handle: &Handle, key: &str) -> Result<Option<Vec<u8>>, R
 }
 
 /// The bytes of a value object.
-pub(crate) fn value_of(object: &Value) -> Result<Vec<u8>, RpcError> {
-    match TreeObj::from_value(object) {
+pub(crate) fn value_of(object: &RawValue) -> Result<Vec<u8>, RpcError> {
+    match TreeObj::decode(object.get().as_bytes()) {
         Ok(TreeObj::Val(bytes)) => Ok(bytes),
         Ok(_) | Err(_) => Err(RpcError::new(Errno::EPROTO, "lookup answer is not a value")),
     }

@@ -133,6 +133,12 @@ impl TreeObj {
         json
     }
 
+    /// The object as JSON text that is passed on as it is.
+    pub fn to_raw(&self) -> Box<RawValue> {
+        // The canonical form is valid JSON by construction.
+        RawValue::from_string(self.encode()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+
     /// The object as a JSON value.
     pub fn to_value(&self) -> serde_json::Value {
         // The canonical form is valid JSON by construction.

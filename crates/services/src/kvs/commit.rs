@@ -64,7 +64,7 @@ impl Kvs {
         let id = self.next_id();
         let name = format!("transaction_req.{}.{id}", self.handle.rank());
         if self.leader {
-            let origin = Origin::Local(name, request);
+            let origin = Origin::Local(name, Box::new(request));
             return self.enqueue(&commit.namespace, origin, ops, commit.flags);
         }
         let relayed = RelayCommit {

@@ -167,7 +167,7 @@ impl Kvs {
         };
         match ::kvs::lookup(&mut self.cache, &View(&self.spaces), query) {
             Ok(Step::Done(found)) => lookup.reply(&found),
-            Ok(Step::Blobs(missing)) => self.park(missing, Parked::Lookup(lookup)),
+            Ok(Step::Blobs(missing)) => self.park(missing, Parked::Lookup(Box::new(lookup))),
             Ok(Step::Namespace(_)) if self.leader => lookup.fail(Errno::ENOTSUP),
             Ok(Step::Namespace(name)) => self.fetch(&name, lookup.message().clone()),
             Err(error) => lookup.fail(error.errno()),

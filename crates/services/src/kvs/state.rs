@@ -41,7 +41,7 @@ pub(super) enum Done {
 /// Whose a transaction is.
 pub(super) enum Origin {
     /// It entered here.
-    Local(String, Request<KvsCommit>),
+    Local(String, Box<Request<KvsCommit>>),
     /// It came from the rank that it names.
     Remote(String),
     /// It is there for the sake of a checkpoint only.
@@ -114,7 +114,7 @@ pub(super) struct Fetch {
 
 /// What waits for blobs.
 pub(super) enum Parked {
-    Lookup(Lookup),
+    Lookup(Box<Lookup>),
     /// The active batch of a namespace.
     Commit(String),
 }
@@ -308,7 +308,7 @@ impl Kvs {
 
     fn resume(&mut self, what: Parked) {
         match what {
-            Parked::Lookup(lookup) => self.continue_lookup(lookup),
+            Parked::Lookup(lookup) => self.continue_lookup(*lookup),
             Parked::Commit(namespace) => self.try_apply(&namespace),
         }
     }

@@ -472,7 +472,9 @@ async fn lookup_r(handle: &Handle, job: &HelloJob) -> Result<ResourceSet, String
     let mut set = ResourceSet::decode(&text).map_err(|error| format!("{key}: {error}"))?;
     // Of a job in housekeeping, some ranks may be free already.
     if let Some(free) = &job.free {
-        let free = free.parse().map_err(|error| format!("free ranks {free}: {error}"))?;
+        let free = free
+            .parse()
+            .map_err(|error| format!("free ranks {free}: {error}"))?;
         set.remove_ranks(&free);
     }
     Ok(set)
