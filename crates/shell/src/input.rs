@@ -210,7 +210,7 @@ pub(crate) async fn follow(shell: Rc<Shell>) {
             Err(error) if error.errno == Errno::ENOTSUP => return,
             Err(error) => return shell.log.error(format!("input: watch: {error}")),
         };
-        let Ok(TreeObj::Val(bytes)) = TreeObj::from_value(&found.val) else {
+        let Ok(TreeObj::Val(bytes)) = TreeObj::decode(found.val.get().as_bytes()) else {
             continue;
         };
         decoder.push(&bytes);
