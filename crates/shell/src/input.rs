@@ -149,7 +149,9 @@ pub(crate) fn on_stdin(shell: &Rc<Shell>, object: &Map<String, Value>) -> Result
              to your command to avoid the KVS for large amounts of input",
             format_size(input.limit)
         )));
-        return Err(Errno::EFBIG.into());
+        // The sender learns it from the job's end, as it does of any failure of the shell.
+        input.ended.set(true);
+        return Ok(());
     }
     if data.eof && data.rank == "all" {
         input.ended.set(true);

@@ -37,7 +37,9 @@ use wire::Message;
 
 use crate::fatal::Fatal;
 use crate::log::{Level, Log};
+use crate::output::Output;
 use crate::shell::Shell;
+use crate::store::{Store, key};
 
 /// How long processes others started through the shell have after the last task.
 const REXEC_TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,18 +84,49 @@ async fn run(id: JobId, log: Rc<Log>) -> i32 {
     };
     let mut incoming = client.incoming();
     let handle = client.handle().clone();
-    let shell = match start::set_up(client, id, log.clone()).await {
-        Ok(shell) => shell,
-        Err(fatal) => {
-            log.write(Level::Fatal, None, &fatal.message);
-            raise(&handle, id, &fatal, &log).await;
-            return fatal.code;
-        }
+    let store = Store::new(handle.clone(), format!("job-{}", id.0));
+    // From here on the shell itself decides when it ends.
+    let mut signals = match signals::Signals::new() {
+        Ok(signals) => signals,
+        Err(fatal) => return fail_early(&handle, &store, id, &fatal, &log).await,
     };
-    match serve(&shell, &mut incoming).await {
+    let shell = match start::set_up(client, id, log.clone(), store.clone()).await {
+        Ok(shell) => shell,
+        Err(fatal) => return fail_early(&handle, &store, id, &fatal, &log).await,
+    };
+    match serve(&shell, &mut incoming, &mut signals).await {
         Ok(code) => code,
         Err(fatal) => fail(&shell, &fatal).await,
     }
+}
+
+/// Reports a failure of a shell that has not come to life, and ends the job.
+async fn fail_early(
+    handle: &rpc::Handle,
+    store: &Rc<Store>,
+    id: JobId,
+    fatal: &Fatal,
+    log: &Log,
+) -> i32 {
+    log.write(Level::Fatal, None, &fatal.message);
+    if log.rank() == Some(0) {
+        store.add(key::OUTPUT, "header", Output::header_event(0));
+        for context in log.take_held() {
+            store.add(key::OUTPUT, "log", context);
+        }
+        if let Err(error) = store.sync().await {
+            eprintln!("flux-shell: kvs.commit: {error}");
+        }
+    } else {
+        // There is no shell to pass these on; whoever started this one collects them.
+        for context in log.take_held() {
+            if let Some(text) = context.get("message").and_then(serde_json::Value::as_str) {
+                eprintln!("flux-shell: {text}");
+            }
+        }
+    }
+    raise(handle, id, fatal, log).await;
+    fatal.code
 }
 
 /// Reports a failure and ends the job.
@@ -129,8 +162,11 @@ async fn raise(handle: &rpc::Handle, id: JobId, fatal: &Fatal, log: &Log) {
 }
 
 /// Runs the tasks to their end. Returns the exit code.
-async fn serve(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Result<i32, Fatal> {
-    let mut signals = signals::Signals::new()?;
+async fn serve(
+    shell: &Rc<Shell>,
+    incoming: &mut mpsc::Receiver<Message>,
+    signals: &mut signals::Signals,
+) -> Result<i32, Fatal> {
     {
         // Other shells may have requests, and the user signals, while this one starts.
         let mut starting = std::pin::pin!(start::start_tasks(shell));
@@ -171,15 +207,19 @@ async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Re
     end_processes(shell, incoming).await?;
     if shell.is_leader() {
         for line in shell.output.summary() {
-            shell.log.warn(line);
+            shell.log.write(Level::Warn, Some("output.kvs"), &line);
         }
     }
+    let codes: Vec<i32> = {
+        let code = |task: &Rc<task::Task>| task.status.get().map_or(0, subprocess::exit_code);
+        shell.tasks.borrow().iter().map(code).collect()
+    };
+    let code = codes.into_iter().max().unwrap_or(0);
+    shell.log.debug(format!("exit {code}"));
     let synced = shell.store.sync().await;
     synced.map_err(|error| Fatal::call("kvs.commit", &error))?;
     shell.client.flush().await;
-    let codes = shell.tasks.borrow();
-    let code = |task: &Rc<task::Task>| task.status.get().map_or(0, subprocess::exit_code);
-    Ok(codes.iter().map(code).max().unwrap_or(0))
+    Ok(code)
 }
 
 /// Ends the processes others started through this shell.

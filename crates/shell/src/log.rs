@@ -43,6 +43,8 @@ pub(crate) struct Log {
     max: Cell<Level>,
     sink: RefCell<Option<Sink>>,
     file: RefCell<Option<Rc<File>>>,
+    /// Lines from the time before there is a sink.
+    held: RefCell<Vec<Map<String, Value>>>,
 }
 
 impl Log {
@@ -52,6 +54,7 @@ impl Log {
             max: Cell::new(Level::Notice),
             sink: RefCell::new(None),
             file: RefCell::new(None),
+            held: RefCell::default(),
         }
     }
 
@@ -64,9 +67,26 @@ impl Log {
         });
     }
 
-    /// Sends lines to the job's output from now on.
-    pub(crate) fn set_sink(&self, rank: u32, sink: impl Fn(Map<String, Value>) + 'static) {
+    /// Holds lines back from now on: they belong into the job's output, which is not ready.
+    pub(crate) fn hold(&self, rank: u32) {
         self.rank.set(Some(rank));
+    }
+
+    /// The rank of this shell, once that is known.
+    pub(crate) fn rank(&self) -> Option<u32> {
+        self.rank.get()
+    }
+
+    /// The lines held back.
+    pub(crate) fn take_held(&self) -> Vec<Map<String, Value>> {
+        self.held.take()
+    }
+
+    /// Sends lines to the job's output from now on, those held back first.
+    pub(crate) fn set_sink(&self, sink: impl Fn(Map<String, Value>) + 'static) {
+        for context in self.take_held() {
+            sink(context);
+        }
         *self.sink.borrow_mut() = Some(Rc::new(sink));
     }
 
@@ -107,7 +127,6 @@ impl Log {
             drop(file.write_all(line.as_bytes()));
             return;
         }
-        let Some(sink) = sink else { return };
         let mut context = Map::new();
         context.insert("rank".into(), rank.into());
         context.insert("level".into(), (level as i32).into());
@@ -117,7 +136,10 @@ impl Log {
         context.insert("message".into(), message.into());
         context.insert("file".into(), place.file().into());
         context.insert("line".into(), json!(place.line()));
-        sink(context);
+        match sink {
+            Some(sink) => sink(context),
+            None => self.held.borrow_mut().push(context),
+        }
     }
 
     #[track_caller]

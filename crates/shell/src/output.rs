@@ -275,6 +275,20 @@ impl Output {
         Ok(file)
     }
 
+    /// The event that begins the eventlog.
+    pub(crate) fn header_event(ntasks: u32) -> Map<String, Value> {
+        let context = json!({
+            "version": 1,
+            "encoding": {"stdout": "UTF-8", "stderr": "UTF-8"},
+            "count": {"stdout": ntasks, "stderr": ntasks},
+            "options": {},
+        });
+        match context {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+
     /// The events that begin the eventlog: header and redirections.
     pub(crate) fn header(
         &self,
@@ -285,15 +299,7 @@ impl Output {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        let mut events = vec![(
-            "header",
-            context(json!({
-                "version": 1,
-                "encoding": {"stdout": "UTF-8", "stderr": "UTF-8"},
-                "count": {"stdout": job.ntasks, "stderr": job.ntasks},
-                "options": {},
-            })),
-        )];
+        let mut events = vec![("header", Output::header_event(job.ntasks))];
         let tasks = types::IdSet::first_n(job.ntasks).to_bracketed();
         for stream in Stream::BOTH {
             let Some(path) = &self.config.stream(stream).path else {
@@ -364,7 +370,8 @@ impl Output {
             let total = self.stored[stream as usize].get() + truncated;
             let name = stream.name();
             if truncated > 0 {
-                lines.push(format!("{name}: {truncated} of {total} bytes truncated"));
+                let over = total.saturating_sub(self.config.limit);
+                lines.push(format!("{name}: {over} of {total} bytes truncated"));
             }
             if total > VOLUME_HINT {
                 lines.push(format!(

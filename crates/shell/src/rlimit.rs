@@ -6,6 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::fatal::Fatal;
+use crate::log::Level;
 use crate::shell::Shell;
 
 const NAMES: &[(&str, Resource)] = &[
@@ -61,9 +62,8 @@ pub(crate) fn apply(shell: &Shell) -> Result<Restore, Fatal> {
         let wanted = if wanted > hard {
             // Unlimited usually means "as much as there is".
             if wanted != libc::RLIM_INFINITY {
-                shell.log.warn(format!(
-                    "{name} exceeds current max, raising value to hard limit"
-                ));
+                let text = format!("{name} exceeds current max, raising value to hard limit");
+                shell.log.write(Level::Warn, Some("rlimit"), &text);
             }
             hard
         } else {

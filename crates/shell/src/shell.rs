@@ -185,7 +185,7 @@ impl Shell {
         if let Some(bytes) = &data.data {
             let (admitted, warning) = self.output.admit(stream, bytes.len());
             if let Some(warning) = warning {
-                self.log.warn(warning);
+                self.log.write(Level::Warn, Some("output.kvs"), &warning);
             }
             if !admitted {
                 // The end of a stream is never dropped.

@@ -91,7 +91,7 @@ pub(crate) fn watch_expiration(shell: &Rc<Shell>) -> Result<(), Fatal> {
         tokio::time::sleep(Duration::from_secs_f64(wait)).await;
         let left = (expiration - now()).max(0.0);
         let text = format!("job will expire in {left:.1}s, sending {name} to job");
-        shell.log.write(Level::Warn, NAME, &text);
+        shell.log.write(Level::Notice, NAME, &text);
         let kill = Kill {
             id: shell.job.id,
             signum,

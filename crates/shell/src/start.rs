@@ -24,7 +24,7 @@ use crate::fatal::Fatal;
 use crate::files::{self, TmpDir};
 use crate::input::Input;
 use crate::job::{self, Job};
-use crate::log::Log;
+use crate::log::{Level, Log};
 use crate::mustache::Scope;
 use crate::output::{Config, Output};
 use crate::pmi::Pmi;
@@ -46,7 +46,12 @@ const MISSING: &[&str] = &[
 ];
 
 /// Connects, learns the job, and prepares everything up to the first task.
-pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc<Shell>, Fatal> {
+pub(crate) async fn set_up(
+    client: Client,
+    id: JobId,
+    log: Rc<Log>,
+    store: Rc<Store>,
+) -> Result<Rc<Shell>, Fatal> {
     let handle = client.handle().clone();
     let uid = nix::unistd::getuid().as_raw();
     let service = format!("{uid}-shell-{}", id.f58_plain());
@@ -80,6 +85,7 @@ pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc
     let shell_rank = shell_rank
         .ok_or_else(|| Fatal::new(format!("broker rank {rank} is not part of this job")))?
         as u32;
+    log.hold(shell_rank);
     log.set_verbosity(verbosity(&job));
     refuse_missing(&job)?;
 
@@ -92,7 +98,7 @@ pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc
         interface_hint: value(hint.await),
     };
     let mut warnings = job.warnings.clone();
-    enter_cwd(&job, &mut warnings);
+    enter_cwd(&job, shell_rank, &log);
     let tmpdir = make_tmpdir(&job, shell_rank, value(rundir.await))?;
     if let Some(archive) = job.jobspec.files() {
         files::extract(archive, tmpdir.path())?;
@@ -101,7 +107,6 @@ pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc
     let env = environment(&job, &tmpdir, value(path.await), &mut warnings);
     let config = Config::new(&job, attributes.is_owner, &mut warnings)?;
     let namespace = format!("job-{}", id.0);
-    let store = Store::new(handle.clone(), namespace.clone());
     store.set_pause_max(config.batch_timeout);
     let credits = config.high;
     let output = {
@@ -143,7 +148,7 @@ pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc
     write_headers(&shell);
     // The log holds the shell weakly, since the shell holds the log.
     let sink = Rc::downgrade(&shell);
-    shell.log.set_sink(shell_rank, move |context| {
+    shell.log.set_sink(move |context| {
         if let Some(shell) = sink.upgrade() {
             shell.write_log(context);
         }
@@ -152,6 +157,9 @@ pub(crate) async fn set_up(client: Client, id: JobId, log: Rc<Log>) -> Result<Rc
         shell.log.warn(warning);
     }
     describe(&shell);
+    let timeout = shell.output.config.batch_timeout.as_secs_f64();
+    let text = format!("batch timeout = {timeout:.3}s");
+    shell.log.write(Level::Debug, Some("output.kvs"), &text);
     let pmi = Pmi::new(&shell)?;
     *shell.pmi.borrow_mut() = pmi;
     for (what, result) in [
@@ -251,16 +259,16 @@ fn refuse_missing(job: &Job) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn enter_cwd(job: &Job, warnings: &mut Vec<String>) {
+fn enter_cwd(job: &Job, shell_rank: u32, log: &Log) {
     let Some(cwd) = job.jobspec.cwd() else { return };
     if let Err(error) = std::env::set_current_dir(cwd) {
         let errno = Errno::from_io(&error);
-        let host = job.nodes.first().map_or("localhost", |node| &node.host);
-        warnings.push(format!(
+        let host = &job.nodes[shell_rank as usize].host;
+        log.error(format!(
             "host {host}: Could not change dir to {cwd}: {errno}. Going to /tmp instead"
         ));
         if let Err(error) = std::env::set_current_dir("/tmp") {
-            warnings.push(format!("/tmp: {}", Errno::from_io(&error)));
+            log.error(format!("/tmp: {}", Errno::from_io(&error)));
         }
     }
 }

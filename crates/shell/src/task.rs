@@ -12,6 +12,7 @@ use types::Errno;
 
 use crate::fatal::Fatal;
 use crate::input;
+use crate::log::Level;
 use crate::mustache;
 use crate::output::{Dest, Stream};
 use crate::shell::Shell;
@@ -301,6 +302,7 @@ pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, status: i32) {
 }
 
 fn raise(shell: &Rc<Shell>, note: String, status: i32) {
+    shell.log.write(Level::Fatal, Some("task-exit"), &note);
     let shell = shell.clone();
     let call = shell.raise(&note, Some(status));
     tokio::task::spawn_local(async move {
