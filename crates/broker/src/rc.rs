@@ -6,44 +6,11 @@
 use std::rc::Rc;
 
 use module::Severity;
+use proto::module::STANDARD;
 use types::Rank;
 
 use crate::broker::Broker;
 use crate::modules;
-
-/// A module of the standard set.
-struct Standard {
-    name: &'static str,
-    /// Only on the leader.
-    leader: bool,
-}
-
-const fn on_leader(name: &'static str) -> Standard {
-    Standard { name, leader: true }
-}
-
-const fn on_all(name: &'static str) -> Standard {
-    Standard {
-        name,
-        leader: false,
-    }
-}
-
-/// The standard modules in load order. Each needs only those before it.
-const STANDARD: &[Standard] = &[
-    on_all("heartbeat"),
-    on_all("content"),
-    on_leader("content-sqlite"),
-    on_all("kvs"),
-    on_all("kvs-watch"),
-    on_all("resource"),
-    on_leader("job-manager"),
-    on_all("job-info"),
-    on_leader("job-list"),
-    on_all("job-ingest"),
-    on_leader("job-exec"),
-    on_leader("sched-simple"),
-];
 
 /// Loads the standard modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {

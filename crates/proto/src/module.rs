@@ -73,3 +73,46 @@ rpc! {
     /// Lists modules.
     ModuleList: "module", "list", Single, User, Empty => List
 }
+
+/// A module of the standard set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Standard {
+    /// Its name.
+    pub name: &'static str,
+    /// Only on the leader.
+    pub leader: bool,
+    /// Further names it is asked for by.
+    pub provides: &'static [&'static str],
+}
+
+const fn on_leader(name: &'static str, provides: &'static [&'static str]) -> Standard {
+    Standard {
+        name,
+        leader: true,
+        provides,
+    }
+}
+
+const fn on_all(name: &'static str) -> Standard {
+    Standard {
+        name,
+        leader: false,
+        provides: &[],
+    }
+}
+
+/// The standard modules in the order they are loaded. Each needs only those before it.
+pub const STANDARD: &[Standard] = &[
+    on_all("heartbeat"),
+    on_all("content"),
+    on_leader("content-sqlite", &["content-backing"]),
+    on_all("kvs"),
+    on_all("kvs-watch"),
+    on_all("resource"),
+    on_leader("job-manager", &[]),
+    on_all("job-info"),
+    on_leader("job-list", &[]),
+    on_all("job-ingest"),
+    on_leader("job-exec", &[]),
+    on_leader("sched-simple", &["sched", "feasibility"]),
+];

@@ -10,6 +10,7 @@ pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod kvs;
 pub(crate) mod log;
+pub(crate) mod modprobe;
 pub(crate) mod module;
 pub(crate) mod overlay;
 pub(crate) mod ping;
@@ -58,6 +59,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("jobs", "List jobs", jobs::run),
     ("kvs", "Use the key-value store", kvs::run),
     ("logger", "Write to the broker log", log::logger),
+    (
+        "modprobe",
+        "Load and remove modules with what they need",
+        modprobe::run,
+    ),
     ("module", "Manage broker modules", module::run),
     ("ping", "Measure the round trip to a service", ping::run),
     ("python", "Run Python with the Flux bindings", python::run),

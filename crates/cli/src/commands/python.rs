@@ -40,6 +40,13 @@ pub(crate) fn command(script: &Path) -> Command {
     command
 }
 
+/// The interpreter with the Flux bindings in reach.
+pub(crate) fn interpreter_command() -> Command {
+    let mut command = Command::new(interpreter());
+    with_bindings(&mut command);
+    command
+}
+
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     match words.first().map(String::as_str) {
         Some("--get-path") => {
