@@ -33,6 +33,49 @@ const SUGGEST_DISTANCE_MAX: usize = 3;
 /// The most suggestions.
 const SUGGEST_MAX: usize = 3;
 
+/// Commands that the reference has and we do not have yet.
+const NOT_BUILT: &[&str] = &[
+    "admin",
+    "archive",
+    "bulksubmit",
+    "cgroup",
+    "cron",
+    "dump",
+    "filemap",
+    "fortune",
+    "fsck",
+    "gc",
+    "heaptrace",
+    "hostlist",
+    "housekeeping",
+    "imp_exec_helper",
+    "job-exec-override",
+    "job-frobnicator",
+    "job-validator",
+    "jobtap",
+    "keygen",
+    "lptest",
+    "modprobe",
+    "module-exec",
+    "multi-prog",
+    "pmi",
+    "post-job-event",
+    "proxy",
+    "pstree",
+    "R",
+    "relay",
+    "restore",
+    "slurm-expiration-sync",
+    "sproc",
+    "startlog",
+    "terminus",
+    "top",
+    "tree",
+    "update",
+    "uri",
+    "watch",
+];
+
 /// How a command sees its environment.
 pub(crate) struct Invocation<'a> {
     /// What the driver prepared.
@@ -192,6 +235,10 @@ fn external(
         if is_executable(&program) {
             exec(Command::new(&program).args(&args));
         }
+    }
+    if NOT_BUILT.contains(&name) {
+        err!("flux: {name}: this command is not implemented");
+        return ExitCode::FAILURE;
     }
     err!("flux: `{name}' is not a flux command.  See 'flux --help'");
     suggest(name, &path, extra);

@@ -4,6 +4,7 @@ use serde_json::Value;
 use spec::Entry;
 
 use crate::color::{self, paint};
+use crate::json;
 use crate::timefmt::{self, Human, TimeFormat};
 
 /// Turns entries into lines, remembering what the time column needs.
@@ -40,7 +41,7 @@ impl EventFormat {
     pub(crate) fn line(&mut self, entry: &Entry) -> String {
         let first = *self.first.get_or_insert(entry.timestamp);
         if self.json {
-            return entry.to_string();
+            return json::compact(&entry.to_value());
         }
         let (time, fresh) = match self.time {
             TimeFormat::Raw => (format!("{:.6}", entry.timestamp), false),

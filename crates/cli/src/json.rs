@@ -15,6 +15,29 @@ pub(crate) fn indented(value: &Value) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Compact, with real numbers in 17 digits, as C programs write it.
+pub(crate) fn compact(value: &Value) -> String {
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut bytes, SeventeenDigits);
+    // Writing a value to memory does not fail.
+    drop(value.serialize(&mut serializer));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+struct SeventeenDigits;
+
+impl Formatter for SeventeenDigits {
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        let text = types::fsd::format_g(value, 17);
+        writer.write_all(text.as_bytes())?;
+        if text.contains(['.', 'e']) {
+            Ok(())
+        } else {
+            writer.write_all(b".0")
+        }
+    }
+}
+
 /// As Python's `json.dumps` writes it: a blank after every comma and colon.
 pub(crate) fn python(value: &impl Serialize, ascii: bool) -> String {
     let mut bytes = Vec::new();

@@ -13,9 +13,11 @@ pub(crate) mod log;
 pub(crate) mod modprobe;
 pub(crate) mod module;
 pub(crate) mod overlay;
+pub(crate) mod pgrep;
 pub(crate) mod ping;
 pub(crate) mod python;
 pub(crate) mod queue;
+pub(crate) mod resource;
 pub(crate) mod shutdown;
 pub(crate) mod uptime;
 pub(crate) mod version;
@@ -52,7 +54,14 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("exec", "Run commands on many ranks", exec::run),
     ("overlay", "Look into the tree of brokers", overlay::run),
     ("queue", "Manage queues", queue::run),
+    (
+        "resource",
+        "Look into resources, drain and undrain",
+        resource::run,
+    ),
     ("shutdown", "Shut the instance down", shutdown::run),
+    ("pgrep", "Find jobs by name", pgrep::pgrep),
+    ("pkill", "Cancel jobs by name", pgrep::pkill),
     ("cancel", "Cancel jobs", cancel::run),
     ("job", "Follow, signal and look into jobs", job::run),
     ("uptime", "Show how long the instance runs", uptime::run),
@@ -153,12 +162,11 @@ pub(crate) fn dispatch_forms(name: &str, about: &str, subs: &[Sub], words: &[Str
     status
 }
 
+/// A subcommand of family P: name and entry point.
+pub(crate) type PlainSub = (&'static str, fn(&[String]) -> i32);
+
 /// Runs a subcommand of a program of family P.
-pub(crate) fn dispatch_argparse(
-    name: &str,
-    subs: &[(&str, fn(&[String]) -> i32)],
-    words: &[String],
-) -> i32 {
+pub(crate) fn dispatch_argparse(name: &str, subs: &[PlainSub], words: &[String]) -> i32 {
     let list = |separator: &str, quote: &str| {
         let names = subs.iter().map(|(sub, _)| format!("{quote}{sub}{quote}"));
         names.collect::<Vec<_>>().join(separator)

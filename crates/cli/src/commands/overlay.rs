@@ -9,7 +9,6 @@ use proto::Empty;
 use proto::overlay::{
     Health, OfRank, OverlayDisconnectSubtree, OverlayHealth, OverlayTopology, Topology,
 };
-use rpc::Dest;
 use types::{Hostlist, IdSet, Rank};
 
 use crate::driver::Invocation;

@@ -26,7 +26,7 @@ use crate::outln;
 
 const PREFIX: &str = "flux-queue: ERROR";
 
-const SUBS: &[(&str, fn(&[String]) -> i32)] = &[
+const SUBS: &[super::PlainSub] = &[
     ("list", list),
     ("status", status),
     ("enable", enable),

@@ -6,10 +6,13 @@ use serde_json::{Map, Value, json};
 use crate::fail::Fail;
 use crate::options::Args;
 
+/// Variables by name.
+type Vars = Map<String, Value>;
+
 /// Applies the environment rules of the command line, in order.
 ///
 /// The second map holds values with templates, which the job shell expands.
-pub(super) fn environment(args: &Args) -> Result<(Map<String, Value>, Map<String, Value>), Fail> {
+pub(super) fn environment(args: &Args) -> Result<(Vars, Vars), Fail> {
     let mut rules = Rules {
         env: std::env::vars_os()
             .filter_map(|(name, value)| {

@@ -285,11 +285,10 @@ fn stdio(args: &Args, kind: Kind, options: &mut Object) -> Result<(), Fail> {
     let wanted = |path: &&str| *path != "none" && *path != "kvs";
     let is_ids = |path: &&str| *path == "all" || path.parse::<types::IdSet>().is_ok();
     match args.get("input") {
-        // Ranks that get standard input, not a file.
+        // Ranks that get standard input, not a file; `flux run` hands them to attach.
+        Some(path) if kind == Kind::Tasks && is_ids(&path) && args.parser().name == "flux run" => {}
         Some(path) if kind == Kind::Tasks && is_ids(&path) => {
-            if args.parser().name != "flux run" {
-                return Err(Fail::new("per-task input not supported for submit"));
-            }
+            return Err(Fail::new("per-task input not supported for submit"));
         }
         Some(path) if wanted(&path) => set(options, "input.stdin", file(path)),
         _ => {}

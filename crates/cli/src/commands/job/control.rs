@@ -73,8 +73,11 @@ static RAISE: Parser = Parser {
     ],
 };
 
+/// Ids as they were written and as they are.
+type Ids<'a> = Vec<(&'a str, JobId)>;
+
 /// The ids at the start of the words, and the note after them.
-fn ids_and_note(args: &Args) -> Result<(Vec<(&str, JobId)>, Option<String>), Fail> {
+fn ids_and_note(args: &Args) -> Result<(Ids<'_>, Option<String>), Fail> {
     let mut ids = Vec::new();
     let mut rest = args.words.as_slice();
     while let Some((word, more)) = rest.split_first() {

@@ -246,8 +246,9 @@ impl Wait<'_> {
         let Some((key, expect)) = self.context else {
             return true;
         };
-        entry
-            .get(key)
-            .is_some_and(|value| value.as_str() == Some(expect) || value.to_string() == expect)
+        entry.get(key).is_some_and(|value| {
+            let json = value.to_string();
+            json == expect || value.as_str() == Some(expect)
+        })
     }
 }

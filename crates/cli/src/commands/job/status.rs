@@ -9,7 +9,7 @@ use super::{PROG, connect, parse_id};
 use crate::attach::{entry, watch};
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag};
-use crate::{err, outln, signal};
+use crate::{err, json as text, outln, signal};
 
 static STATUS: Parser = Parser {
     name: "flux-job status",
@@ -131,7 +131,7 @@ pub(super) fn status(words: &[String]) -> i32 {
                 code = exception_code;
             }
             if args.has("json") {
-                outln!("{}", Value::Object(ended.result));
+                outln!("{}", text::compact(&Value::Object(ended.result)));
             } else if let Some(kind) = ended.exception.filter(|_| ended.status.is_none()) {
                 if verbose > 0 {
                     err!("{PROG}: {id}: exception type={kind}");
