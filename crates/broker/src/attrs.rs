@@ -211,7 +211,8 @@ impl Attrs {
         let Some(rules) = rules(name) else {
             return Err(RpcError::new(Errno::ENOENT, "unknown attribute"));
         };
-        if !rules.runtime && !force {
+        // The first value may be given at any time.
+        if !rules.runtime && !force && self.get(name).is_some() {
             return Err(RpcError::new(Errno::EINVAL, "attribute may not be updated"));
         }
         if rules.immutable && self.get(name).is_some() {
@@ -249,8 +250,10 @@ mod tests {
             .set_on_command_line("hostname", "fake")
             .expect("settable");
         attrs.put("test.x", "1");
+        attrs.put("tbon.topo", "kary:2");
         let errno = |name: &str, force| attrs.check_set(name, force).map_err(|e| e.errno);
         assert_eq!(errno("test.x", false), Ok(()));
+        assert_eq!(errno("test-nr.x", false), Ok(()));
         assert_eq!(errno("tbon.topo", false), Err(Errno::EINVAL));
         assert_eq!(errno("tbon.topo", true), Ok(()));
         assert_eq!(errno("hostname", false), Err(Errno::EINVAL));

@@ -9,8 +9,9 @@ use module::Severity;
 use proto::attr::{AttrGet, AttrList, AttrRemove, AttrSet, Names, Set, Value as AttrValue};
 use proto::broker::{
     BrokerConfBuiltin, BrokerGetEnv, BrokerSetEnv, ConfBuiltin, ConfBuiltinValues, Env, GetEnv,
-    Monitor, Post, RunAt, RunAtPush, ServiceDebug, ServiceStats, Shutdown, ShutdownLog,
-    ShutdownStart, State as StateReport, StateGet, StateMonitor, StatePost, StateWait,
+    HeapTraceDump, HeapTraceStart, HeapTraceStop, Monitor, Post, RunAt, RunAtPush, ServiceDebug,
+    ServiceStats, Shutdown, ShutdownLog, ShutdownStart, State as StateReport, StateGet,
+    StateMonitor, StatePost, StateWait,
 };
 use proto::config::{Config, ConfigGet, ConfigLoad, ConfigReload, ModuleConfigReload};
 use proto::event::{EventPublish, EventSubscribe, EventUnsubscribe, Publish, Published};
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<(&'static str, ServiceRoutes)> {
         ("connector-local", connector()),
         ("event", event()),
         ("groups", crate::groups::routes()),
+        ("heaptrace", heaptrace()),
         ("log", log()),
         ("module", module_service()),
         ("overlay", crate::overlay_service::routes()),
@@ -162,6 +164,14 @@ fn publish_event(
     Ok(Published {
         seq: sequence.into(),
     })
+}
+
+/// A broker without a heap profiler says so, whatever is asked in the right form.
+fn heaptrace() -> ServiceRoutes {
+    Routes::new()
+        .on::<HeapTraceStart>(|_: &mut Shared, request, _| request.fail(Errno::ENOSYS))
+        .on::<HeapTraceDump>(|_, request, _| request.fail(Errno::ENOSYS))
+        .on::<HeapTraceStop>(|_, request, _| request.fail(Errno::ENOSYS))
 }
 
 fn service() -> ServiceRoutes {

@@ -12,6 +12,7 @@ import sys
 import types
 
 import flux
+import flux.idset
 
 TASKS = []
 

@@ -182,3 +182,30 @@ rpc! {
     /// Reads compiled-in settings. Errors: `EINVAL` unknown key.
     BrokerConfBuiltin: "broker", "conf-builtin", Single, Any, ConfBuiltin => ConfBuiltinValues
 }
+
+/// Where a heap profile goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeapStart {
+    /// The file.
+    pub filename: String,
+}
+
+/// Why a heap profile is written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeapDump {
+    /// The reason.
+    pub reason: String,
+}
+
+rpc! {
+    /// Starts heap profiling. Errors: `ENOSYS` this broker has no profiler.
+    HeapTraceStart: "heaptrace", "start", Single, Owner, HeapStart => Empty
+}
+rpc! {
+    /// Writes a heap profile. Errors: `ENOSYS`.
+    HeapTraceDump: "heaptrace", "dump", Single, Owner, HeapDump => Empty
+}
+rpc! {
+    /// Ends heap profiling. Errors: `ENOSYS`.
+    HeapTraceStop: "heaptrace", "stop", Single, Owner, Empty => Empty
+}

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod exec;
+pub(crate) mod heaptrace;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod kvs;
@@ -49,6 +50,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         version::env,
     ),
     ("event", "Publish and follow events", event::run),
+    ("heaptrace", "", heaptrace::run),
     ("help", "Show a manual page", version::help),
     ("config", "Read and change the configuration", config::run),
     ("exec", "Run commands on many ranks", exec::run),
