@@ -76,10 +76,13 @@ impl<T> Queue<T> {
         self.waiting.drain(..)
     }
 
-    /// Takes the first transaction and, if `merge`, the adjacent ones that go with it.
+    /// Takes the first transaction and, if `merge`, the adjacent ones that go with it. Those that
+    /// want a checkpoint share one, so that durable commits cost no more than others when many
+    /// come together.
     pub fn next_batch(&mut self, merge: bool) -> Option<Batch<T>> {
         let first = self.waiting.pop_front()?;
-        let joins = |pending: &Pending<T>| merge && pending.mergeable && !pending.sync;
+        let sync = first.sync;
+        let joins = |pending: &Pending<T>| merge && pending.mergeable && pending.sync == sync;
         let more = joins(&first);
         let mut members = vec![first];
         while more && self.waiting.front().is_some_and(joins) {

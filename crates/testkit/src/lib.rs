@@ -1,1 +1,5 @@
 //! Private instances for tests.
+
+mod local;
+
+pub use local::Local;
