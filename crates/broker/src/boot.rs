@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use spec::Taskmap;
 use types::{Hostlist, Rank};
 
+use crate::boot_config::{self, ConfigBoot};
+use crate::config::Config;
+
 /// What a broker tells the others about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Card {
@@ -33,11 +36,18 @@ pub(crate) struct Boot {
     pub(crate) mapping: Option<String>,
     pub(crate) interface_hint: Option<String>,
     client: Option<Client>,
+    /// What the configuration says, if it is the method.
+    pub(crate) config: Option<ConfigBoot>,
 }
 
 impl Boot {
-    /// Finds out rank and size: by PMI if a launcher offers it, else this broker is alone.
-    pub(crate) fn start(method: Option<&str>) -> Result<Boot, String> {
+    /// Finds out rank and size: from the configuration, by PMI if a launcher offers it, else this
+    /// broker is alone.
+    pub(crate) fn start(
+        method: Option<&str>,
+        config: &Config,
+        hostname: &str,
+    ) -> Result<Boot, String> {
         let wanted = |name: &str| method.is_none_or(|method| method.split(' ').any(|m| m == name));
         if let Some(unknown) = method
             .into_iter()
@@ -45,6 +55,11 @@ impl Boot {
             .find(|name| !["config", "simple", "libpmi2", "libpmi", "single"].contains(name))
         {
             return Err(format!("plugin matching '{unknown}' not found"));
+        }
+        if wanted("config")
+            && let Some(config) = boot_config::read(config, hostname)?
+        {
+            return Ok(Boot::configured(config));
         }
         if wanted("simple")
             && let Some(socket) = inherited_socket()?
@@ -64,7 +79,23 @@ impl Boot {
             mapping: Some("[[0,1,1,1]]".into()),
             interface_hint: None,
             client: None,
+            config: None,
         })
+    }
+
+    fn configured(config: ConfigBoot) -> Boot {
+        let size = config.cards.len() as u32;
+        Boot {
+            method: "config",
+            rank: config.rank,
+            size,
+            jobid: None,
+            level: 0,
+            mapping: Some(format!("[[0,{size},1,1]]")),
+            interface_hint: None,
+            client: None,
+            config: Some(config),
+        }
     }
 
     fn simple(socket: UnixStream) -> Result<Boot, String> {
@@ -94,11 +125,15 @@ impl Boot {
             },
             interface_hint,
             client: Some(client),
+            config: None,
         })
     }
 
     /// Publishes this broker's card and returns everybody's, by rank.
     pub(crate) fn exchange(mut self, card: &Card) -> Result<Vec<Card>, String> {
+        if let Some(config) = self.config {
+            return Ok(config.cards);
+        }
         let Some(mut client) = self.client.take() else {
             return Ok(vec![card.clone()]);
         };

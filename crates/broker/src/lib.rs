@@ -6,6 +6,7 @@
 mod args;
 mod attrs;
 mod boot;
+mod boot_config;
 mod broker;
 mod builtin;
 mod cleanup;

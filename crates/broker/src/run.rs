@@ -232,12 +232,13 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
         access,
         log,
     } = prepare(&args)?;
-    let boot = Boot::start(attrs.get("broker.boot-method"))?;
+    let hostname = attrs.get("hostname").unwrap_or_default();
+    let boot = Boot::start(attrs.get("broker.boot-method"), &config, hostname)?;
     attrs.put("broker.boot-method", boot.method);
     describe_place(&mut attrs, &boot)?;
     let (rank, size) = (boot.rank, boot.size);
     rundir::prepare(&mut attrs, rank.0, cleanup)?;
-    let topology = Rc::new(plan_tree(&mut attrs, size)?);
+    let topology = Rc::new(plan_tree(&mut attrs, &boot)?);
     let id = RouteId::from(attrs.get("broker.uuid").unwrap_or_default());
     let owner = UserId(nix::unistd::getuid().as_raw());
     let connector_id = RouteId::from(uuid::Uuid::new_v4().to_string());
@@ -350,17 +351,27 @@ fn describe_place(attrs: &mut Attrs, boot: &Boot) -> Result<(), String> {
 }
 
 /// The shape of the tree, from the attributes.
-fn plan_tree(attrs: &mut Attrs, size: u32) -> Result<Topology, String> {
+fn plan_tree(attrs: &mut Attrs, boot: &Boot) -> Result<Topology, String> {
+    let size = boot.size;
     if let Some(fanout) = attrs.get("tbon.fanout").map(str::to_owned) {
         attrs.put_default("tbon.topo", format!("kary:{fanout}"));
     }
-    attrs.put_default("tbon.topo", "kary:32");
+    let default = if boot.config.is_some() {
+        "custom"
+    } else {
+        "kary:32"
+    };
+    attrs.put_default("tbon.topo", default);
     let scheme: Scheme = attrs
         .get("tbon.topo")
         .unwrap_or_default()
         .parse()
         .map_err(|error| format!("{error}"))?;
-    let topology = Topology::new(scheme, size).map_err(|error| error.to_string())?;
+    let topology = match (&boot.config, scheme) {
+        (Some(config), Scheme::Custom) => Topology::from_parents(&config.parents),
+        _ => Topology::new(scheme, size),
+    };
+    let topology = topology.map_err(|error| error.to_string())?;
     let critical: types::IdSet = (0..size)
         .filter(|rank| *rank == 0 || !topology.children(Rank(*rank)).is_empty())
         .collect();
@@ -391,8 +402,14 @@ async fn join_tree(
     let (rank, size) = (boot.rank, boot.size);
     let hostname = attrs.get("hostname").unwrap_or_default().to_owned();
     let nodes = Nodes::new(attrs.get("broker.mapping"), size);
-    let keypair = CurveKeypair::generate();
-    let endpoints = child_endpoints(attrs, &nodes, topology, rank)?;
+    let keypair = match &boot.config {
+        Some(config) => config.keypair.clone(),
+        None => CurveKeypair::generate(),
+    };
+    let endpoints = match &boot.config {
+        Some(config) => configured_endpoints(config.bind.as_deref(), topology, rank)?,
+        None => child_endpoints(attrs, &nodes, topology, rank)?,
+    };
     let config = |parent_host: String, child_hosts: Vec<String>| -> Result<_, String> {
         Ok(tbon::health::Config {
             rank,
@@ -431,7 +448,11 @@ async fn join_tree(
     }
     let parent = match parent_rank {
         Some(parent) => {
-            let uri = parent_uri(&cards[parent.0 as usize], nodes.share(rank, parent))?;
+            let card = &cards[parent.0 as usize];
+            if card.uri.is_empty() {
+                return Err(format!("connect URI is undefined for rank {parent}"));
+            }
+            let uri = parent_uri(card, nodes.share(rank, parent))?;
             attrs.put("tbon.parent-endpoint", uri.to_string());
             Some(ParentCard {
                 endpoint: uri,
@@ -501,13 +522,26 @@ fn child_endpoints(
     Ok(endpoints)
 }
 
+/// Where children will connect, as the configuration says.
+fn configured_endpoints(
+    bind: Option<&str>,
+    topology: &Topology,
+    rank: Rank,
+) -> Result<Vec<Endpoint>, String> {
+    if topology.children(rank).is_empty() {
+        return Ok(Vec::new());
+    }
+    let uri = bind.ok_or_else(|| format!("bind URI is undefined for rank {rank}"))?;
+    Ok(vec![uri.parse().map_err(|error| format!("{error}"))?])
+}
+
 fn parent_uri(card: &Card, same_node: bool) -> Result<Endpoint, String> {
     let scheme = if same_node { "ipc://" } else { "tcp://" };
     let uri = card
         .uri
         .iter()
         .find(|uri| uri.starts_with(scheme))
-        .or_else(|| card.uri.iter().find(|uri| uri.starts_with("tcp://")))
+        .or_else(|| card.uri.first())
         .ok_or_else(|| format!("parent on {} offers no endpoint", card.host))?;
     uri.parse().map_err(|error| format!("{error}"))
 }
