@@ -18,6 +18,7 @@ mod log;
 mod mustache;
 mod output;
 mod pmi;
+mod pty;
 mod rlimit;
 mod service;
 mod shell;

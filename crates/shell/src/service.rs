@@ -12,7 +12,7 @@ use wire::{Kind, Message};
 
 use crate::log;
 use crate::shell::{Shell, Write};
-use crate::{input, pmi, task};
+use crate::{input, pmi, pty, task};
 
 /// Takes whatever arrives.
 pub(crate) fn on_message(shell: &Rc<Shell>, message: Message) {
@@ -68,6 +68,9 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
     if let Some(method) = method.strip_prefix("rexec.") {
         return rexec(shell).dispatch(method, message);
     }
+    if let Some(method) = method.strip_prefix("terminus.") {
+        return pty::on_request(shell, method, message);
+    }
     let result = match method {
         "stdin" => payload(&message)
             .and_then(|object| input::on_stdin(shell, &object))
@@ -90,6 +93,7 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
             Ok(())
         }
         "disconnect" => {
+            shell.ptys.disconnect(&message);
             if let Some(server) = &*shell.server.borrow() {
                 server.disconnect(&message);
             }

@@ -23,6 +23,7 @@ use crate::log::{Level, Log};
 use crate::mustache::Scope;
 use crate::output::{Dest as OutputDest, Output, Stream};
 use crate::pmi::Pmi;
+use crate::pty::Ptys;
 use crate::store::{Store, key};
 use crate::task::Task;
 
@@ -69,6 +70,7 @@ pub(crate) struct Shell {
     pub(crate) shells_done: RefCell<IdSet>,
     pub(crate) first_exit: Cell<bool>,
     pub(crate) pmi: RefCell<Option<Pmi>>,
+    pub(crate) ptys: Ptys,
     /// The processes others asked this shell to start, once one did.
     pub(crate) server: RefCell<Option<Rc<Server>>>,
     pub(crate) credits: Cell<u32>,
@@ -254,6 +256,7 @@ impl Shell {
 
     /// Signals the local tasks.
     pub(crate) fn signal_tasks(&self, signum: i32) {
+        self.ptys.release();
         for task in self.tasks.borrow().iter() {
             if let Err(error) = task.signal(signum) {
                 let text = format!("kill task {}: signal {signum}: {error}", task.rank);

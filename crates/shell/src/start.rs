@@ -28,6 +28,7 @@ use crate::log::{Level, Log};
 use crate::mustache::Scope;
 use crate::output::{Config, Output};
 use crate::pmi::Pmi;
+use crate::pty::Ptys;
 use crate::shell::{Attributes, Shell};
 use crate::store::{Store, key};
 use crate::{batch, task};
@@ -38,7 +39,6 @@ const MISSING: &[&str] = &[
     "coprocess",
     "hwloc",
     "initrc",
-    "pty",
     "stage-in",
     "stop-tasks-in-exec",
     "sysmon",
@@ -137,6 +137,7 @@ pub(crate) async fn set_up(
         shells_done: RefCell::new(IdSet::new()),
         first_exit: Cell::new(false),
         pmi: RefCell::new(None),
+        ptys: Ptys::new(&job)?,
         server: RefCell::new(None),
         credits: Cell::new(credits),
         credit_asked: Cell::new(false),
@@ -153,6 +154,10 @@ pub(crate) async fn set_up(
             shell.write_log(context);
         }
     });
+    if shell.ptys.rank_0_added {
+        let text = "adding pty to rank 0 for interactive support";
+        shell.log.write(Level::Warn, Some("pty"), text);
+    }
     for warning in warnings {
         shell.log.warn(warning);
     }
@@ -360,11 +365,17 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
         barrier(shell).await?;
     }
     if shell.is_leader() {
-        let context = json!({
+        let mut context = json!({
             "service": shell.service,
             "leader-rank": shell.job.nodes[0].broker_rank,
             "size": shell.size(),
         });
+        if shell.ptys.is_interactive() {
+            context["pty"] = "terminus.0".into();
+            if shell.ptys.captures() {
+                context["capture"] = 1.into();
+            }
+        }
         shell.store.add(key::EXEC, "shell.init", object(context));
         if !alone {
             shell.store.flush();

@@ -135,6 +135,16 @@ fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
     if shell.pmi.borrow().is_some() {
         command.channels.push("PMI_FD".into());
     }
+    if let Some(terminal) = shell.ptys.open(rank)? {
+        let clone = || {
+            let copy = terminal.try_clone();
+            copy.map_err(|error| Fatal::new(format!("pty: {}", Errno::from_io(&error))))
+        };
+        command.stdin = Stdio::Fd(clone()?);
+        command.stdout = Stdio::Fd(clone()?);
+        command.stderr = Stdio::Fd(clone()?);
+        command.on_terminal = true;
+    }
     let dests = [
         shell.output.dest(Stream::Out, &scope, shell.is_leader())?,
         shell.output.dest(Stream::Err, &scope, shell.is_leader())?,
@@ -178,8 +188,15 @@ async fn follow(shell: Rc<Shell>, task: Rc<Task>, mut process: Process, dests: [
     let [out, err] = dests;
     let stdout = process.stdout.take();
     let stderr = process.stderr.take();
+    let session = shell.ptys.session(task.rank);
+    let from_terminal = async {
+        if let Some(session) = &session {
+            crate::pty::carry(&shell, session, &out).await;
+        }
+        carry(&shell, &task, Stream::Out, stdout, &out).await;
+    };
     let ((), (), status) = tokio::join!(
-        carry(&shell, &task, Stream::Out, stdout, &out),
+        from_terminal,
         carry(&shell, &task, Stream::Err, stderr, &err),
         process.wait(),
     );
@@ -190,6 +207,9 @@ async fn follow(shell: Rc<Shell>, task: Rc<Task>, mut process: Process, dests: [
         0
     });
     task.status.set(Some(status));
+    if let Some(session) = session {
+        session.on_exit(&shell, status);
+    }
     if let Some(stdin) = task.stdin.take() {
         stdin.close();
     }
@@ -207,7 +227,20 @@ async fn carry(
     output: Option<subprocess::Output>,
     dest: &Dest,
 ) {
-    let Some(mut output) = output else { return };
+    if let Some(output) = output {
+        carry_data(shell, task, stream, output, dest).await;
+    }
+    let eof = StreamData::eof(stream.name(), task.rank);
+    shell.emit(stream, dest, eof).await;
+}
+
+async fn carry_data(
+    shell: &Rc<Shell>,
+    task: &Task,
+    stream: Stream,
+    mut output: subprocess::Output,
+    dest: &Dest,
+) {
     let config = shell.output.config.stream(stream);
     output.set_buffering(config.buffering, BUFFER_DEFAULT);
     // A file without labels takes lines as they come.
@@ -231,8 +264,6 @@ async fn carry(
             }
         }
     }
-    let eof = StreamData::eof(stream.name(), task.rank);
-    shell.emit(stream, dest, eof).await;
 }
 
 /// A local task has ended.

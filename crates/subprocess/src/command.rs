@@ -53,6 +53,8 @@ pub struct Command {
     pub own_group: bool,
     /// Further two-way channels: each is a variable that holds a descriptor's number.
     pub channels: Vec<String>,
+    /// Whether its standard input is a terminal it shall lead a session on.
+    pub on_terminal: bool,
     /// Bytes its input may hold.
     pub input_max: usize,
 }
@@ -158,12 +160,10 @@ fn find_program(name: &OsStr, path: Option<OsString>) -> Result<PathBuf, Errno> 
     let mut failure = Errno::ENOENT;
     for directory in std::env::split_paths(&path) {
         let file = directory.join(name);
-        if access(&file, AccessFlags::X_OK).is_ok() {
-            if file.is_file() {
-                return Ok(file);
-            }
-        } else if file.is_file() {
-            failure = Errno::EACCES;
+        match access(&file, AccessFlags::X_OK) {
+            Ok(()) if file.is_file() => return Ok(file),
+            Err(nix::errno::Errno::EACCES) if file.is_file() => failure = Errno::EACCES,
+            _ => {}
         }
     }
     Err(failure)
@@ -257,7 +257,9 @@ impl Prepared<'_> {
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        if self.command.own_group {
+        if self.command.on_terminal {
+            crate::pty::lead_session(&mut command);
+        } else if self.command.own_group {
             command.process_group(0);
         }
         tokio::process::Command::from(command)

@@ -10,11 +10,13 @@
 mod command;
 mod input;
 mod output;
+mod pty;
 mod server;
 
 pub use command::{Command, Process, Stdio, describe_status, exit_code, signal};
 pub use input::{Full, Input};
 pub use output::{Buffering, Output, Splitter};
+pub use pty::PtyMaster;
 pub use server::{Host, Level, Server};
 
 /// Bytes a stream may hold unless a command says otherwise.
