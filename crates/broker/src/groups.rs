@@ -1,7 +1,4 @@
-//! Service `groups`: named sets of brokers, gathered up the tree.
-//!
-//! Each broker knows the members in its own subtree and passes changes on to its parent, gathered
-//! over one turn of the loop; the leader thus knows all and answers.
+//! Service `groups`: named sets of brokers, gathered up the tree by the `tbon` engine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,8 +11,10 @@ use proto::overlay::{
 use proto::{Access, Empty};
 use rpc::{Dest, Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
+use tbon::Topology;
+use tbon::groups::{Change, Effect, Effects, GroupError, Update, WatchId};
 use types::{Errno, IdSet, Rank, RoleMask};
-use wire::{Message, RouteId};
+use wire::Message;
 
 use crate::broker::Broker;
 use crate::internal::ServiceRoutes;
@@ -28,180 +27,172 @@ pub(crate) const TORPID: &str = "broker.torpid";
 
 type Shared = Rc<Broker>;
 
-/// A change: these ranks are members now, or no longer.
-struct Change {
-    group: String,
-    ranks: IdSet,
-    member: bool,
+/// The groups, as far as this subtree goes, and those who follow them.
+pub(crate) struct Groups {
+    engine: RefCell<tbon::Groups>,
+    followers: RefCell<BTreeMap<WatchId, Request<GroupsGet>>>,
+    next_watch: Cell<u64>,
 }
 
-/// The groups, as far as this subtree goes.
-#[derive(Default)]
-pub(crate) struct Groups {
-    members: RefCell<BTreeMap<String, IdSet>>,
-    /// The local clients that made this broker a member.
-    joined_by: RefCell<Vec<(RouteId, String)>>,
-    outgoing: RefCell<Vec<Change>>,
-    scheduled: Cell<bool>,
-    followers: RefCell<Vec<(String, Request<GroupsGet>)>>,
+fn refusal(error: &GroupError) -> RpcError {
+    RpcError::new(error.errno(), error.to_string())
 }
 
 impl Groups {
-    /// Makes this broker a member. Errors: `EEXIST`.
-    pub(crate) fn join(&self, broker: &Shared, name: &str) -> Result<(), RpcError> {
-        let rank = broker.router.rank();
-        if self.contains(name, rank) {
-            let text = format!("rank {rank} is already a member of {name}");
-            return Err(RpcError::new(Errno::EEXIST, text));
+    pub(crate) fn new(rank: Rank, topology: Rc<Topology>) -> Groups {
+        Groups {
+            engine: RefCell::new(tbon::Groups::new(rank, topology)),
+            followers: RefCell::default(),
+            next_watch: Cell::new(0),
         }
-        self.apply(broker, name, &IdSet::from_range(rank.0, rank.0), true);
-        Ok(())
     }
 
-    /// Ends it. Errors: `ENOENT`.
-    pub(crate) fn leave(&self, broker: &Shared, name: &str) -> Result<(), RpcError> {
-        let rank = broker.router.rank();
-        if !self.contains(name, rank) {
-            let text = format!("rank {rank} is not a member of {name}");
-            return Err(RpcError::new(Errno::ENOENT, text));
+    /// Gives the engine an input and carries out what follows.
+    fn with_engine<T>(
+        &self,
+        broker: &Shared,
+        input: impl FnOnce(&mut tbon::Groups, &mut Effects) -> T,
+    ) -> T {
+        let mut effects = Effects::new();
+        let result = input(&mut self.engine.borrow_mut(), &mut effects);
+        for effect in effects {
+            self.carry_out(broker, effect);
         }
-        self.apply(broker, name, &IdSet::from_range(rank.0, rank.0), false);
-        Ok(())
+        result
     }
 
-    fn contains(&self, name: &str, rank: Rank) -> bool {
-        self.members
-            .borrow()
-            .get(name)
-            .is_some_and(|members| members.contains(rank.0))
-    }
-
-    /// The members of a group.
-    pub(crate) fn members(&self, name: &str) -> IdSet {
-        self.members.borrow().get(name).cloned().unwrap_or_default()
-    }
-
-    /// Takes a change of any origin: applies it here, tells followers, passes it on.
-    fn apply(&self, broker: &Shared, name: &str, ranks: &IdSet, member: bool) {
-        let changed = {
-            let mut groups = self.members.borrow_mut();
-            let members = groups.entry(name.to_owned()).or_default();
-            if member {
-                let new = ranks.difference(members);
-                members.insert_all(&new);
-                new
-            } else {
-                let gone = ranks.intersection(members);
-                members.remove_all(&gone);
-                gone
+    fn carry_out(&self, broker: &Shared, effect: Effect) {
+        match effect {
+            Effect::StartTimer => {
+                let broker = broker.clone();
+                // After whatever else this turn of the loop brings, so that a burst travels as
+                // one message, and yet at once.
+                tokio::task::spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    broker.groups.with_engine(&broker, tbon::Groups::flush);
+                });
             }
-        };
-        if changed.is_empty() {
-            return;
-        }
-        let change = Change {
-            group: name.to_owned(),
-            ranks: changed,
-            member,
-        };
-        self.outgoing.borrow_mut().push(change);
-        if !self.scheduled.replace(true) {
-            let broker = broker.clone();
-            // After whatever else this turn brings, so that a burst travels as one message.
-            tokio::task::spawn_local(async move {
-                tokio::task::yield_now().await;
-                broker.groups.flush(&broker);
-            });
-        }
-    }
-
-    fn flush(&self, broker: &Shared) {
-        self.scheduled.set(false);
-        let changes = self.outgoing.take();
-        if broker.router.rank() == Rank::LEADER {
-            self.on_leader(broker, &changes);
-        } else {
-            let mut update = Map::new();
-            for change in changes {
-                let item = json!({"ranks": change.ranks.to_string(), "set": change.member});
-                match update.entry(change.group).or_insert_with(|| json!([])) {
-                    Value::Array(items) => items.push(item),
-                    _ => unreachable!("only arrays are inserted"),
-                }
+            Effect::SendParent(update) => {
+                let update = GroupsChange {
+                    update: encode(&update),
+                };
+                broker
+                    .router
+                    .handle()
+                    .notify::<GroupsUpdate>(Dest::Upstream, &update);
             }
-            let handle = broker.router.handle();
-            handle.notify::<GroupsUpdate>(Dest::Upstream, &GroupsChange { update });
-        }
-    }
-
-    fn on_leader(&self, broker: &Shared, changes: &[Change]) {
-        let mut names: Vec<_> = changes.iter().map(|change| change.group.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            let members = self.members(name).to_string();
-            for (group, follower) in self.followers.borrow().iter() {
-                if group == name {
+            Effect::Respond(id, members) => {
+                if let Some(follower) = self.followers.borrow().get(&id) {
                     follower.reply(&GroupMembers {
-                        members: members.clone(),
+                        members: members.to_string(),
                     });
                 }
             }
-        }
-        for change in changes.iter().filter(|change| change.group == ONLINE) {
-            let hosts = broker.hosts(&change.ranks);
-            let ranks = &change.ranks;
-            if change.member {
-                broker.log(Severity::Info, &format!("online: {hosts} (ranks {ranks})"));
-            } else if matches!(broker.machine.state(), State::Run | State::Cleanup) {
-                let word = if ranks.len() == 1 { "rank" } else { "ranks" };
-                broker.log(
-                    Severity::Err,
-                    &format!("dead to Flux: {hosts} ({word} {ranks})"),
-                );
+            Effect::Changed { name, joined, left } if name == ONLINE => {
+                self.on_online(broker, &joined, &left);
             }
+            Effect::Changed { .. } => {}
+        }
+    }
+
+    fn on_online(&self, broker: &Shared, joined: &IdSet, left: &IdSet) {
+        if !joined.is_empty() {
+            let hosts = broker.hosts(joined);
+            broker.log(Severity::Info, &format!("online: {hosts} (ranks {joined})"));
+        }
+        if !left.is_empty() && matches!(broker.machine.state(), State::Run | State::Cleanup) {
+            let hosts = broker.hosts(left);
+            let word = if left.len() == 1 { "rank" } else { "ranks" };
+            broker.log(
+                Severity::Err,
+                &format!("dead to Flux: {hosts} ({word} {left})"),
+            );
         }
         broker.check_quorum();
     }
 
+    /// Makes this broker a member on its own account. Errors: `EEXIST`.
+    pub(crate) fn join(&self, broker: &Shared, name: &str) -> Result<(), RpcError> {
+        self.with_engine(broker, |engine, out| engine.join(name, None, out))
+            .map_err(|error| refusal(&error))
+    }
+
+    /// The members of a group; only the leader knows.
+    pub(crate) fn members(&self, name: &str) -> IdSet {
+        self.engine.borrow().members(name).unwrap_or_default()
+    }
+
     /// A child and all below it have left every group.
     pub(crate) fn on_subtree_gone(&self, broker: &Shared, child: Rank) {
-        let topology = broker.router.topology();
-        let ranks: IdSet = topology
-            .subtree_ranks(child)
-            .iter()
-            .map(|rank| rank.0)
-            .collect();
-        let names: Vec<_> = self.members.borrow().keys().cloned().collect();
-        for name in names {
-            self.apply(broker, &name, &ranks, false);
-        }
+        self.with_engine(broker, |engine, out| engine.on_subtree_gone(child, out));
     }
 
     /// A child fell silent, or speaks again.
     pub(crate) fn on_torpid(&self, broker: &Shared, child: Rank, torpid: bool) {
-        self.apply(broker, TORPID, &IdSet::from_range(child.0, child.0), torpid);
+        self.with_engine(broker, |engine, out| {
+            engine.set_member(TORPID, child, torpid, out)
+        });
+    }
+
+    fn on_get(&self, request: Request<GroupsGet>, name: &str) {
+        let id = WatchId(self.next_watch.get());
+        self.next_watch.set(id.0 + 1);
+        let members = if request.is_streaming() {
+            self.engine.borrow_mut().watch(id, name)
+        } else {
+            self.engine.borrow().members(name)
+        };
+        match members {
+            Ok(members) => {
+                request.reply(&GroupMembers {
+                    members: members.to_string(),
+                });
+                if request.is_streaming() {
+                    self.followers.borrow_mut().insert(id, request);
+                }
+            }
+            Err(error) => request.fail(refusal(&error)),
+        }
     }
 
     fn on_disconnect(&self, broker: &Shared, notice: &Message) {
-        self.followers
-            .borrow_mut()
-            .retain(|(_, follower)| !follower.is_from_sender_of(notice));
-        let Some(sender) = notice.sender() else {
-            return;
-        };
-        let mut left = Vec::new();
-        self.joined_by.borrow_mut().retain(|(client, name)| {
-            if client == sender {
-                left.push(name.clone());
+        self.followers.borrow_mut().retain(|id, follower| {
+            let gone = follower.is_from_sender_of(notice);
+            if gone {
+                self.engine.borrow_mut().unwatch(*id);
             }
-            client != sender
+            !gone
         });
-        for name in left {
-            // It may have left by itself before it went away.
-            let _left_already = self.leave(broker, &name);
+        if let Some(sender) = notice.sender() {
+            let client = sender.to_string();
+            self.with_engine(broker, |engine, out| engine.on_disconnect(&client, out));
         }
     }
+}
+
+fn encode(update: &Update) -> Map<String, Value> {
+    let change = |change: &Change| json!({"ranks": change.ranks.to_string(), "set": change.set});
+    let changes = |changes: &Vec<Change>| changes.iter().map(change).collect::<Value>();
+    update
+        .iter()
+        .map(|(name, list)| (name.clone(), changes(list)))
+        .collect()
+}
+
+fn decode(update: Map<String, Value>) -> Option<Update> {
+    let change = |item: &Value| {
+        Some(Change {
+            ranks: item.get("ranks")?.as_str()?.parse().ok()?,
+            set: item.get("set")?.as_bool()?,
+        })
+    };
+    update
+        .into_iter()
+        .map(|(name, list)| {
+            let changes: Option<Vec<_>> = list.as_array()?.iter().map(change).collect();
+            Some((name, changes?))
+        })
+        .collect()
 }
 
 fn local_only(message: &Message, what: &str) -> Result<(), RpcError> {
@@ -215,62 +206,50 @@ fn local_only(message: &Message, what: &str) -> Result<(), RpcError> {
 pub(crate) fn routes() -> ServiceRoutes {
     Routes::new()
         .on::<GroupsJoin>(|broker: &mut Shared, request, group: Group| {
-            let result = local_only(request.message(), "join")
-                .and_then(|()| broker.groups.join(broker, &group.name));
-            if result.is_ok()
-                && let Some(sender) = request.message().sender()
-            {
+            let client = request.message().sender().map(ToString::to_string);
+            let result = local_only(request.message(), "join").and_then(|()| {
                 broker
                     .groups
-                    .joined_by
-                    .borrow_mut()
-                    .push((sender.clone(), group.name));
-            }
+                    .with_engine(broker, |engine, out| {
+                        engine.join(&group.name, client.as_deref(), out)
+                    })
+                    .map_err(|error| refusal(&error))
+            });
             request.reply_result(&result.map(|()| Empty {}));
         })
         .on::<GroupsLeave>(|broker, request, group: Group| {
-            let result = local_only(request.message(), "leave")
-                .and_then(|()| broker.groups.leave(broker, &group.name));
-            if result.is_ok() {
-                let sender = request.message().sender();
+            let result = local_only(request.message(), "leave").and_then(|()| {
                 broker
                     .groups
-                    .joined_by
-                    .borrow_mut()
-                    .retain(|(client, name)| Some(client) != sender || *name != group.name);
-            }
+                    .with_engine(broker, |engine, out| engine.leave(&group.name, out))
+                    .map_err(|error| refusal(&error))
+            });
             request.reply_result(&result.map(|()| Empty {}));
         })
         .on::<GroupsGet>(|broker, request, group: Group| {
-            if broker.router.rank() != Rank::LEADER {
-                let text = "this RPC is only available on rank 0";
-                return request.fail(RpcError::new(Errno::EPROTO, text));
-            }
-            let members = broker.groups.members(&group.name).to_string();
-            request.reply(&GroupMembers { members });
-            if request.is_streaming() {
-                broker
-                    .groups
-                    .followers
-                    .borrow_mut()
-                    .push((group.name, request));
-            }
+            broker.groups.on_get(request, &group.name);
         })
-        .on::<GroupsUpdate>(|broker, _, change: GroupsChange| {
-            for (name, items) in change.update {
-                for item in items.as_array().into_iter().flatten() {
-                    let ranks = item["ranks"].as_str().and_then(|text| text.parse().ok());
-                    if let (Some(ranks), Some(member)) = (ranks, item["set"].as_bool()) {
-                        broker.groups.apply(broker, &name, &ranks, member);
-                    }
+        .on::<GroupsUpdate>(|broker, request, change: GroupsChange| {
+            let child = request
+                .message()
+                .next_hop()
+                .and_then(|id| broker.overlay.child(id));
+            match (child, decode(change.update)) {
+                (Some(child), Some(update)) => broker
+                    .groups
+                    .with_engine(broker, |engine, out| engine.on_update(child, &update, out)),
+                // The child has left meanwhile, and all it could say with it.
+                (None, _) => {}
+                (Some(_), None) => {
+                    broker.log_as("groups", Severity::Err, "malformed groups.update request")
                 }
             }
         })
         .on::<proto::broker::ServiceStats>(|broker, request, Empty {}| {
-            let groups = broker.groups.members.borrow();
-            let subtree: Map<_, _> = groups
-                .iter()
-                .map(|(name, members)| (name.clone(), Value::String(members.to_string())))
+            let engine = broker.groups.engine.borrow();
+            let subtree: Map<_, _> = engine
+                .subtree_members()
+                .map(|(name, members)| (name.to_owned(), Value::String(members.to_string())))
                 .collect();
             request.reply(&Map::from_iter([(
                 "subtree".to_owned(),

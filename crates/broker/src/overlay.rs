@@ -354,6 +354,11 @@ impl Overlay {
         }
     }
 
+    /// The child with this id.
+    pub(crate) fn child(&self, id: &RouteId) -> Option<Rank> {
+        self.child_rank(&id.0)
+    }
+
     fn child_rank(&self, identity: &[u8]) -> Option<Rank> {
         self.engine
             .borrow()
@@ -670,7 +675,7 @@ impl Tree for Overlay {
     }
 
     fn child_of(&self, id: &RouteId) -> Option<Rank> {
-        self.child_rank(&id.0)
+        self.child(id)
     }
 
     fn is_parent(&self, id: &RouteId) -> bool {

@@ -236,7 +236,7 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
     let boot = Boot::start(attrs.get("broker.boot-method"), &config, hostname)?;
     attrs.put("broker.boot-method", boot.method);
     describe_place(&mut attrs, &boot)?;
-    let (rank, size) = (boot.rank, boot.size);
+    let rank = boot.rank;
     rundir::prepare(&mut attrs, rank.0, cleanup)?;
     let topology = Rc::new(plan_tree(&mut attrs, &boot)?);
     let id = RouteId::from(attrs.get("broker.uuid").unwrap_or_default());
@@ -276,7 +276,7 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
         log,
         builtins,
         overlay: joined.overlay.clone(),
-        groups: groups::Groups::default(),
+        groups: groups::Groups::new(rank, topology),
         hostlist: joined.hostlist,
     };
     let broker = Broker::new(parts, events);
