@@ -1,1 +1,53 @@
-//! The job engine: life cycle, queues, listing.
+//! The life of jobs, as pure engines: states, queues, dependencies and listing.
+//!
+//! - [`fold`]: what an eventlog says about a job. Written once, for every reader of eventlogs.
+//! - [`Jobs`]: what happens next to each job (RFC 21), with the links to the scheduler (RFC 27)
+//!   and the exec service (RFC 32).
+//! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
+//!
+//! Nothing here knows a clock, a socket or a task: callers hand in times and carry out
+//! [`Effect`]s. JSON appears only where it is opaque data of a job: contexts of events, jobspec
+//! and R, whose unknown keys and key order must survive.
+
+pub mod event;
+pub mod fold;
+pub mod list;
+pub mod policy;
+pub mod queues;
+pub mod slice;
+
+mod alloc;
+mod depend;
+mod effect;
+mod manager;
+mod requests;
+mod submit;
+
+#[cfg(test)]
+mod tests;
+
+pub use alloc::SchedMode;
+pub use effect::{Attachment, Effect, Effects, Refusal, Reply, Token};
+pub use fold::{Fold, Outcome, State};
+pub use manager::update_jobspec;
+pub use manager::{Job, Jobs, Past};
+pub use requests::{Selection, signal_text, wait_result};
+pub use submit::NewJob;
+
+/// A JSON object.
+pub type Object = serde_json::Map<String, serde_json::Value>;
+
+/// Bits of a job's submit flags.
+pub mod flags {
+    /// Post debug events.
+    pub const DEBUG: i32 = 2;
+    /// Keep the result until it is waited for.
+    pub const WAITABLE: i32 = 4;
+}
+
+/// The highest priority, which only urgency 31 gives.
+pub const PRIORITY_MAX: u32 = u32::MAX;
+/// The urgency jobs have if nobody says otherwise.
+pub const URGENCY_DEFAULT: i32 = 16;
+/// The highest urgency.
+pub const URGENCY_MAX: i32 = 31;

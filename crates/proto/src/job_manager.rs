@@ -655,6 +655,16 @@ rpc! {
     BatchTimeout => Empty
 }
 
+/// The event that tells of a new exception.
+pub const JOB_EXCEPTION: &str = "job-exception";
+/// The event that tells of forgotten jobs.
+pub const JOB_PURGE_INACTIVE: &str = "job-purge-inactive";
+
+/// The event that signals the tasks of a job.
+pub fn shell_kill_topic(id: JobId) -> String {
+    format!("shell-{}.kill", id.0)
+}
+
 /// The payload of the event `job-exception`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobException {

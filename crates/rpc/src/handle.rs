@@ -69,6 +69,22 @@ impl Handle {
         self.0.pending.on_response(message);
     }
 
+    /// Directs responses without a matchtag, which some protocols match by topic (RFC 27,
+    /// RFC 32), to `sink`. Without one they are dropped. `sink` must not call back into the handle.
+    pub fn on_unmatched(&self, sink: impl Fn(Message) + 'static) {
+        self.0.pending.set_unmatched(Box::new(sink));
+    }
+
+    /// Sends a request without a matchtag whose responses are matched by topic: see
+    /// [`Handle::on_unmatched`].
+    pub fn send_unmatched(&self, topic: Topic, dest: impl Into<Dest>, payload: Bytes) {
+        let (target, upstream) = self.target(dest.into());
+        let message = Message::request(topic, target, None)
+            .with_payload(payload)
+            .with_flags(upstream);
+        self.send(message);
+    }
+
     /// Fails every call under way.
     pub fn fail_pending(&self, error: &RpcError) {
         self.0.pending.fail_all(error);

@@ -33,9 +33,17 @@ pub(crate) struct Pending {
     highest: Cell<u32>,
     /// Calls without a matchtag, whose response is known by its topic, oldest first.
     untagged: RefCell<Vec<(Topic, Rc<RefCell<Slot>>)>>,
+    unmatched: RefCell<Option<Unmatched>>,
 }
 
+/// Takes responses without a matchtag.
+pub(crate) type Unmatched = Box<dyn Fn(Message)>;
+
 impl Pending {
+    pub(crate) fn set_unmatched(&self, sink: Unmatched) {
+        *self.unmatched.borrow_mut() = Some(sink);
+    }
+
     pub(crate) fn begin(self: &Rc<Self>) -> RawStream {
         let tag = self.free.borrow_mut().pop().unwrap_or_else(|| {
             let tag = self.highest.get() + 1;
@@ -66,8 +74,16 @@ impl Pending {
             let found = untagged
                 .iter()
                 .position(|(topic, _)| Some(topic) == message.topic.as_ref());
-            let Some(at) = found else { return };
-            untagged.remove(at).1
+            match found {
+                Some(at) => untagged.remove(at).1,
+                None => {
+                    drop(untagged);
+                    if let Some(sink) = &*self.unmatched.borrow() {
+                        sink(message);
+                    }
+                    return;
+                }
+            }
         };
         deliver(&slot, message);
     }

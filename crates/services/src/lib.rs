@@ -7,6 +7,11 @@ pub mod content_sqlite;
 pub mod heartbeat;
 pub mod kvs;
 pub mod kvs_watch;
+pub mod job_exec;
+pub mod job_info;
+pub mod job_ingest;
+pub mod job_list;
+pub mod job_manager;
 pub mod resource;
 pub mod rexec;
 pub mod sched_simple;
@@ -24,6 +29,11 @@ pub fn builtins() -> Vec<Builtin> {
         resource::builtin(),
         rexec::builtin(),
         sched_simple::builtin(),
+        job_exec::builtin(),
+        job_info::builtin(),
+        job_ingest::builtin(),
+        job_list::builtin(),
+        job_manager::builtin(),
         // One line a module.
     ]
 }

@@ -1,0 +1,1021 @@
+//! The job manager: every active job, and what happens next to it.
+//!
+//! Inputs post events. An event is folded into its job, told to followers, put in the batch for
+//! the eventlog, and then the job's new state is acted on, which may post more events; [`Jobs`]
+//! works these off in order before an input returns. State is a fold of the eventlog, so restart
+//! is replay followed by the same actions.
+//!
+//! Invariants: a job in [`State::New`] is held until its `submit` event is durable. Resources are
+//! given back exactly once, after the exec service has let go of them. A job becomes inactive
+//! only when the scheduler and the exec service know nothing of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use serde_json::Value;
+use spec::Entry;
+use types::{Errno, JobId, UserId};
+
+use crate::alloc::{Alloc, AllocQueue, SchedMode};
+use crate::depend::{Dependencies, Progress};
+use crate::fold::{Fold, FoldError, State};
+use crate::policy::Policy;
+use crate::queues::Queues;
+use crate::{
+    Attachment, Effect, Effects, Object, PRIORITY_MAX, Refusal, Reply, Token, URGENCY_MAX, event,
+    flags,
+};
+
+/// Where a job is with the exec service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It has nothing of the job.
+    Idle,
+    /// It is to have the job, but there is none.
+    Waiting,
+    /// It has the job.
+    Sent,
+}
+
+/// An active job.
+#[derive(Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What its eventlog says.
+    pub fold: Fold,
+    /// Its jobspec, without environment.
+    pub jobspec: Rc<Object>,
+    /// Its resources, without `scheduling`.
+    pub resources: Option<Rc<Object>>,
+    /// Its eventlog.
+    pub log: String,
+    /// Its queue.
+    pub queue: Option<Box<str>>,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) alloc: Alloc,
+    pub(crate) start: Start,
+    pub(crate) cleaned: bool,
+    pub(crate) waiter: Option<Token>,
+}
+
+impl Job {
+    pub(crate) fn new(id: JobId, fold: Fold, jobspec: Rc<Object>) -> Job {
+        let mut job = Job {
+            id,
+            fold,
+            jobspec,
+            resources: None,
+            log: String::new(),
+            queue: None,
+            name: None,
+            alloc: Alloc::Idle,
+            start: Start::Idle,
+            cleaned: false,
+            waiter: None,
+        };
+        job.read_jobspec();
+        job
+    }
+
+    pub(crate) fn system(&self, key: &str) -> Option<&Value> {
+        self.jobspec.get("attributes")?.get("system")?.get(key)
+    }
+
+    /// Takes over what of the jobspec is needed often.
+    fn read_jobspec(&mut self) {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(Box::from);
+        self.queue = text(self.system("queue"));
+        self.name = text(self.system("job").and_then(|job| job.get("name")));
+    }
+
+    /// Seconds it may run; 0 for no limit of its own.
+    pub fn duration(&self) -> f64 {
+        self.system("duration")
+            .and_then(Value::as_f64)
+            .unwrap_or(0.0)
+    }
+
+    /// Whether its result is kept until it is waited for.
+    pub fn is_waitable(&self) -> bool {
+        self.fold.flags & flags::WAITABLE != 0
+    }
+
+    /// The end of its resources, seconds since the epoch; 0 for none.
+    pub fn expiration(&self) -> f64 {
+        let execution = self.resources.as_ref().and_then(|r| r.get("execution"));
+        self.fold.expiration.unwrap_or_else(|| {
+            execution
+                .and_then(|execution| execution.get("expiration"))
+                .and_then(Value::as_f64)
+                .unwrap_or(0.0)
+        })
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            started: self.fold.started,
+            inactive: self.fold.state == State::Inactive,
+            success: self.fold.is_success(),
+            excepted: self.fold.is_excepted(),
+        }
+    }
+}
+
+/// What is kept of an inactive job.
+#[derive(Clone, Copy, Debug)]
+pub struct Past {
+    /// Whose it was.
+    pub userid: UserId,
+    /// When it became inactive.
+    pub t_inactive: f64,
+    pub(crate) started: bool,
+    pub(crate) success: bool,
+    pub(crate) excepted: bool,
+}
+
+impl Past {
+    pub(crate) fn progress(self) -> Progress {
+        Progress {
+            started: self.started,
+            inactive: true,
+            success: self.success,
+            excepted: self.excepted,
+        }
+    }
+}
+
+/// A posted event that was not worked off yet.
+#[derive(Debug)]
+struct Post {
+    id: JobId,
+    entry: Entry,
+    commit: bool,
+    attachment: Attachment,
+}
+
+/// Every job of an instance.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    pub(crate) active: BTreeMap<JobId, Job>,
+    pub(crate) inactive: BTreeMap<JobId, Past>,
+    /// Inactive jobs by the time they became so; times as bits, which sort alike.
+    pub(crate) by_age: BTreeSet<(u64, JobId)>,
+    pub(crate) history: BTreeMap<UserId, BTreeSet<JobId>>,
+    pub(crate) queues: Queues,
+    pub(crate) policy: Policy,
+    pub(crate) dependencies: Dependencies,
+    pub(crate) alloc: AllocQueue,
+    pub(crate) zombies: BTreeMap<JobId, (bool, String)>,
+    pub(crate) waiters: VecDeque<Token>,
+    pub(crate) waitables: usize,
+    pub(crate) drains: Vec<Token>,
+    pub(crate) idles: Vec<Token>,
+    pub(crate) max_jobid: JobId0,
+    pub(crate) running: usize,
+    pub(crate) owner: Option<UserId>,
+    exec_online: bool,
+    posts: VecDeque<Post>,
+    /// The end of the instance, seconds since the epoch; 0 for none.
+    pub instance_expiration: f64,
+}
+
+/// The highest id, 0 at first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JobId0(pub(crate) JobId);
+
+impl Default for JobId0 {
+    fn default() -> Self {
+        JobId0(JobId(0))
+    }
+}
+
+impl Jobs {
+    /// No jobs, of an instance of `owner`.
+    pub fn new(owner: UserId) -> Jobs {
+        Jobs {
+            owner: Some(owner),
+            ..Jobs::default()
+        }
+    }
+
+    /// Takes a policy over.
+    pub fn configure(&mut self, policy: Policy, now: f64, out: &mut Effects) {
+        self.queues.configure(&policy);
+        self.policy = policy;
+        self.reschedule(now, out);
+    }
+
+    /// The queues.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
+    /// The queues, to put back their stored state.
+    pub fn queues_mut(&mut self) -> &mut Queues {
+        &mut self.queues
+    }
+
+    /// An active job.
+    pub fn get(&self, id: JobId) -> Option<&Job> {
+        self.active.get(&id)
+    }
+
+    /// An inactive job.
+    pub fn past(&self, id: JobId) -> Option<&Past> {
+        self.inactive.get(&id)
+    }
+
+    /// Every active job by id.
+    pub fn active(&self) -> impl ExactSizeIterator<Item = &Job> {
+        self.active.values()
+    }
+
+    /// The ids of inactive jobs.
+    pub fn inactive(&self) -> impl ExactSizeIterator<Item = JobId> {
+        self.inactive.keys().copied()
+    }
+
+    /// The highest id there was.
+    pub fn max_jobid(&self) -> JobId {
+        self.max_jobid.0
+    }
+
+    /// Makes the highest id at least this.
+    pub fn raise_max_jobid(&mut self, id: JobId) {
+        self.max_jobid.0 = self.max_jobid.0.max(id);
+    }
+
+    /// Jobs in the alloc queue, requests the scheduler has, jobs with resources.
+    pub fn alloc_counts(&self) -> (usize, usize, usize) {
+        (
+            self.alloc.queued_len(),
+            self.alloc.pending_len(),
+            self.running,
+        )
+    }
+
+    /// Whether a scheduler is there.
+    pub fn sched_online(&self) -> bool {
+        self.alloc.mode.is_some()
+    }
+
+    /// Jobs in the alloc queue, in its order.
+    pub fn queued(&self) -> impl Iterator<Item = &Job> {
+        self.alloc
+            .queued()
+            .chain(self.alloc.pending())
+            .filter_map(|id| self.active.get(&id))
+    }
+
+    // Events.
+
+    pub(crate) fn post(&mut self, id: JobId, entry: Entry) {
+        self.post_with(id, entry, true, Attachment::None);
+    }
+
+    pub(crate) fn post_with(
+        &mut self,
+        id: JobId,
+        entry: Entry,
+        commit: bool,
+        attachment: Attachment,
+    ) {
+        self.posts.push_back(Post {
+            id,
+            entry,
+            commit,
+            attachment,
+        });
+    }
+
+    /// Posts an event of any kind. Errors: `ENOENT`.
+    pub fn post_event(
+        &mut self,
+        now: f64,
+        id: JobId,
+        entry: Entry,
+        out: &mut Effects,
+    ) -> Result<(), Refusal> {
+        if !self.active.contains_key(&id) {
+            return Err(Refusal::new(Errno::ENOENT, ""));
+        }
+        self.post(id, entry);
+        self.settle(now, out);
+        Ok(())
+    }
+
+    /// Works off posted events, then gives the scheduler what it takes.
+    pub(crate) fn settle(&mut self, now: f64, out: &mut Effects) {
+        while let Some(post) = self.posts.pop_front() {
+            self.process(now, post, out);
+        }
+        self.pump(now, out);
+        if self.active.is_empty() {
+            for token in self.drains.drain(..) {
+                out.push(Effect::Reply(token, Reply::Drained));
+            }
+        }
+        if !self.idles.is_empty() && self.running == 0 && self.alloc.pending_len() == 0 {
+            let pending = self.active.len();
+            for token in self.idles.drain(..) {
+                out.push(Effect::Reply(token, Reply::Idle(pending)));
+            }
+        }
+    }
+
+    fn process(&mut self, now: f64, post: Post, out: &mut Effects) {
+        let Post {
+            id,
+            entry,
+            commit,
+            attachment,
+        } = post;
+        let Some(job) = self.active.get_mut(&id) else {
+            // The job ended while this waited; its log is closed (RFC 21).
+            return;
+        };
+        let before = (job.fold.state, job.fold.priority);
+        if entry.name != "submit"
+            && let Err(error) = job.fold.apply(&entry)
+        {
+            // Only a second fatal event in a row can be too late; anything else is our own bug.
+            debug_assert!(
+                matches!(error, FoldError::State { .. } | FoldError::Context(_)),
+                "{error}"
+            );
+            return;
+        }
+        let line = entry.encode();
+        if commit {
+            job.log.push_str(&line);
+        }
+        let name = entry.name.clone();
+        if name == "jobspec-update"
+            && let Some(updates) = &entry.context
+        {
+            update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
+            job.read_jobspec();
+        }
+        let after = job.fold.state;
+        out.push(Effect::Event {
+            id,
+            entry,
+            line,
+            commit,
+            attachment,
+        });
+        let runs = |state| matches!(state, State::Run | State::Cleanup);
+        match (runs(before.0), runs(after)) {
+            (false, true) => self.running += 1,
+            (true, false) => self.running -= 1,
+            _ => {}
+        }
+        self.act(now, id, &name, before, out);
+    }
+
+    /// What follows from an event.
+    fn act(
+        &mut self,
+        now: f64,
+        id: JobId,
+        name: &str,
+        before: (State, Option<u32>),
+        out: &mut Effects,
+    ) {
+        let Some(job) = self.active.get(&id) else {
+            return;
+        };
+        let state = job.fold.state;
+        match name {
+            "validate" | "dependency-remove" => {
+                if state == State::Depend && job.fold.dependencies.is_empty() {
+                    self.post(id, event::plain(now, "depend"));
+                }
+            }
+            "depend" => self.prioritize(now, id),
+            "urgency" if state == State::Priority => self.prioritize(now, id),
+            "jobspec-update" | "flux-restart" if state == State::Priority => {
+                self.withdraw(id, before.1, out);
+                self.prioritize(now, id);
+            }
+            "priority" => self.on_priority(id, before, out),
+            "alloc" | "prolog-finish" if state == State::Run => self.start(id, out),
+            "start" => self.progress(now, id),
+            "resource-update" if state == State::Run => {
+                let expiration = job.expiration();
+                if job.start == Start::Sent {
+                    out.push(Effect::Expiration { id, expiration });
+                }
+            }
+            "clean" => return self.retire(now, id, out),
+            _ => {}
+        }
+        if state == State::Cleanup {
+            self.clean_up(now, id, out);
+        }
+    }
+
+    /// Gives a job its priority: that of its urgency.
+    fn prioritize(&mut self, now: f64, id: JobId) {
+        let Some(job) = self.active.get(&id) else {
+            return;
+        };
+        let priority = match job.fold.urgency {
+            URGENCY_MAX => PRIORITY_MAX,
+            urgency => urgency.max(0) as u32,
+        };
+        self.post(id, event::priority(now, priority));
+    }
+
+    fn on_priority(&mut self, id: JobId, before: (State, Option<u32>), out: &mut Effects) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        let new = job.fold.priority.unwrap_or(0);
+        let old = before.1.unwrap_or(0);
+        match job.alloc {
+            Alloc::Idle => self.enqueue(id),
+            Alloc::Queued | Alloc::Pending if new == 0 => self.withdraw(id, Some(old), out),
+            Alloc::Queued if old != new => self.alloc.reorder(old, new, id),
+            Alloc::Pending if old != new => {
+                self.alloc.reorder(old, new, id);
+                out.push(Effect::Prioritize(vec![(id, new)]));
+            }
+            Alloc::Queued | Alloc::Pending | Alloc::Canceling => {}
+        }
+    }
+
+    /// Puts a job in the alloc queue if it may be scheduled.
+    pub(crate) fn enqueue(&mut self, id: JobId) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        let priority = job.fold.priority.unwrap_or(0);
+        let wants = job.fold.state == State::Sched
+            && job.alloc == Alloc::Idle
+            && priority > 0
+            && !job.fold.bypass;
+        if wants && self.queues.schedules(job.queue.as_deref()) {
+            job.alloc = Alloc::Queued;
+            self.alloc.enqueue(priority, id);
+        }
+    }
+
+    /// Takes a job out of the alloc queue, or its request back. `priority` is the one it had there.
+    fn withdraw(&mut self, id: JobId, priority: Option<u32>, out: &mut Effects) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        let priority = priority.unwrap_or(0);
+        match job.alloc {
+            Alloc::Queued => {
+                self.alloc.dequeue(priority, id);
+                job.alloc = Alloc::Idle;
+            }
+            Alloc::Pending => {
+                self.alloc.canceling(priority, id);
+                job.alloc = Alloc::Canceling;
+                out.push(Effect::CancelAlloc(id));
+            }
+            Alloc::Idle | Alloc::Canceling => {}
+        }
+    }
+
+    /// Makes the alloc queue fit the states of queues.
+    pub(crate) fn reschedule(&mut self, now: f64, out: &mut Effects) {
+        let waiting: Vec<(JobId, Option<u32>, bool, Alloc)> = self
+            .active
+            .values()
+            .filter(|job| job.fold.state == State::Sched)
+            .map(|job| {
+                let schedules = self.queues.schedules(job.queue.as_deref());
+                (job.id, job.fold.priority, schedules, job.alloc)
+            })
+            .collect();
+        for (id, priority, schedules, alloc) in waiting {
+            match (schedules, alloc) {
+                (true, Alloc::Idle) => self.enqueue(id),
+                (false, Alloc::Queued | Alloc::Pending) => self.withdraw(id, priority, out),
+                _ => {}
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// Hands requests to the scheduler while it takes more.
+    fn pump(&mut self, _now: f64, out: &mut Effects) {
+        while let Some(id) = self.alloc.next() {
+            let Some(job) = self.active.get_mut(&id) else {
+                continue;
+            };
+            job.alloc = Alloc::Pending;
+            out.push(Effect::Alloc {
+                id,
+                priority: job.fold.priority.unwrap_or(0),
+                userid: job.fold.userid,
+                t_submit: job.fold.t_submit(),
+                jobspec: job.jobspec.clone(),
+            });
+        }
+        if let Some(id) = self.alloc.to_withdraw() {
+            let priority = self.active.get(&id).and_then(|job| job.fold.priority);
+            self.withdraw(id, priority, out);
+        }
+    }
+
+    fn start(&mut self, id: JobId, out: &mut Effects) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        if job.fold.prologs > 0 || job.start == Start::Sent {
+            return;
+        }
+        if !self.exec_online {
+            job.start = Start::Waiting;
+            return;
+        }
+        let Some(resources) = job.resources.clone() else {
+            debug_assert!(false, "a job in RUN has resources");
+            return;
+        };
+        job.start = Start::Sent;
+        out.push(Effect::Start {
+            id,
+            userid: job.fold.userid,
+            jobspec: job.jobspec.clone(),
+            resources,
+            reattach: job.fold.started,
+        });
+    }
+
+    fn clean_up(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        let Some(job) = self.active.get(&id) else {
+            return;
+        };
+        let priority = job.fold.priority;
+        self.withdraw(id, priority, out);
+        let online = self.sched_online();
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        if job.start == Start::Waiting {
+            job.start = Start::Idle;
+        }
+        let held = job.start == Start::Sent || job.fold.prologs > 0 || job.fold.epilogs > 0;
+        if held || job.alloc != Alloc::Idle {
+            return;
+        }
+        if job.fold.has_resources {
+            if job.fold.bypass {
+                self.post(id, event::plain(now, "free"));
+            } else if online && let Some(resources) = job.resources.clone() {
+                out.push(Effect::Free { id, resources });
+                self.post(id, event::plain(now, "free"));
+            }
+            return;
+        }
+        if !std::mem::replace(&mut job.cleaned, true) {
+            self.post(id, event::plain(now, "clean"));
+        }
+    }
+
+    /// Tells jobs that depend on this one how far it is.
+    fn progress(&mut self, now: f64, id: JobId) {
+        let Some(job) = self.active.get(&id) else {
+            return;
+        };
+        let progress = job.progress();
+        for (waiter, satisfied) in self.dependencies.progress(id, progress) {
+            self.resolve(now, &waiter, satisfied);
+        }
+    }
+
+    fn retire(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        self.progress(now, id);
+        let Some(job) = self.active.remove(&id) else {
+            return;
+        };
+        if let Some(next) = job
+            .name
+            .as_ref()
+            .and_then(|name| self.dependencies.unnamed(job.fold.userid, name, id))
+        {
+            self.post(
+                next,
+                event::dependency(now, "dependency-remove", "singleton"),
+            );
+        }
+        if job.is_waitable() {
+            self.reap(&job, out);
+        }
+        self.bury(&job);
+    }
+
+    pub(crate) fn bury(&mut self, job: &Job) {
+        let fold = &job.fold;
+        let t_inactive = fold.time_of(State::Inactive).unwrap_or_default();
+        let past = Past {
+            userid: fold.userid,
+            t_inactive,
+            started: fold.started,
+            success: fold.is_success(),
+            excepted: fold.is_excepted(),
+        };
+        self.by_age.insert((t_inactive.max(0.0).to_bits(), job.id));
+        self.inactive.insert(job.id, past);
+    }
+
+    // The scheduler.
+
+    /// Jobs that hold resources the scheduler gave them.
+    pub fn sched_hello(&self) -> impl Iterator<Item = &Job> {
+        self.active
+            .values()
+            .filter(|job| job.fold.has_resources && !job.fold.bypass)
+    }
+
+    /// A scheduler is there. Returns how many jobs wait.
+    pub fn sched_ready(&mut self, now: f64, mode: SchedMode, out: &mut Effects) -> usize {
+        self.alloc.mode = Some(mode);
+        let count = self.alloc.queued_len();
+        let waiting: Vec<JobId> = self
+            .active
+            .values()
+            .filter(|job| job.fold.state == State::Cleanup && job.fold.has_resources)
+            .map(|job| job.id)
+            .collect();
+        for id in waiting {
+            self.clean_up(now, id, out);
+        }
+        self.settle(now, out);
+        count
+    }
+
+    /// The scheduler is gone: what it was asked is asked again when there is one.
+    pub fn sched_lost(&mut self, now: f64, out: &mut Effects) {
+        self.alloc.reset();
+        let asked: Vec<JobId> = self
+            .active
+            .values()
+            .filter(|job| matches!(job.alloc, Alloc::Pending | Alloc::Canceling))
+            .map(|job| job.id)
+            .collect();
+        for id in asked {
+            self.request_gone(now, id, out);
+        }
+        self.settle(now, out);
+    }
+
+    /// A request ended without resources.
+    fn request_gone(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        job.alloc = Alloc::Idle;
+        let annotated = job
+            .fold
+            .annotations
+            .as_ref()
+            .is_some_and(|annotations| annotations.contains_key("sched"));
+        if annotated {
+            let mut clear = Object::new();
+            clear.insert("sched".into(), Value::Null);
+            self.annotate(now, id, &clear);
+        }
+        match self.active.get(&id).map(|job| job.fold.state) {
+            Some(State::Sched) => self.enqueue(id),
+            Some(State::Cleanup) => self.clean_up(now, id, out),
+            _ => {}
+        }
+    }
+
+    fn annotate(&mut self, now: f64, id: JobId, update: &Object) {
+        let Some(job) = self.active.get_mut(&id) else {
+            return;
+        };
+        job.fold.annotate(update);
+        let entry = event::annotations(now, job.fold.annotations.as_deref());
+        self.post_with(id, entry, false, Attachment::None);
+    }
+
+    /// Takes a job's request off the scheduler's list. `None` if it is unknown.
+    fn answered(&mut self, id: JobId) -> Option<&mut Job> {
+        let job = self.active.get_mut(&id)?;
+        match job.alloc {
+            Alloc::Pending => self.alloc.answered(job.fold.priority.unwrap_or(0), id),
+            Alloc::Canceling => self.alloc.canceled(),
+            Alloc::Idle | Alloc::Queued => return None,
+        }
+        job.alloc = Alloc::Idle;
+        Some(job)
+    }
+
+    /// The scheduler gave a job resources.
+    pub fn on_alloc(
+        &mut self,
+        now: f64,
+        id: JobId,
+        mut resources: Object,
+        annotations: Option<&Object>,
+        out: &mut Effects,
+    ) {
+        // The scheduler's own data stays in the KVS.
+        resources.shift_remove("scheduling");
+        let resources = Rc::new(resources);
+        let Some(job) = self.answered(id) else {
+            out.push(Effect::Free { id, resources });
+            return;
+        };
+        if job.fold.state != State::Sched {
+            out.push(Effect::Free { id, resources });
+            self.request_gone(now, id, out);
+            return self.settle(now, out);
+        }
+        if let Some(annotations) = annotations {
+            job.fold.annotate(annotations);
+        }
+        job.resources = Some(resources.clone());
+        let entry = event::alloc(now, job.fold.annotations.as_deref(), false);
+        self.post_with(id, entry, true, Attachment::Resources(resources));
+        self.settle(now, out);
+    }
+
+    /// The scheduler has something to tell about a pending job.
+    pub fn on_alloc_annotate(&mut self, now: f64, id: JobId, update: &Object, out: &mut Effects) {
+        let pending = self.active.get(&id).map(|job| job.alloc);
+        if pending == Some(Alloc::Pending) {
+            self.annotate(now, id, update);
+            self.settle(now, out);
+        }
+    }
+
+    /// The scheduler says a job can never run.
+    pub fn on_alloc_deny(&mut self, now: f64, id: JobId, note: &str, out: &mut Effects) {
+        if self.answered(id).is_none() {
+            return;
+        }
+        let owner = self.owner.unwrap_or(UserId(0));
+        self.post(id, event::exception(now, "alloc", 0, owner, note));
+        if self
+            .active
+            .get(&id)
+            .is_some_and(|job| job.fold.state == State::Cleanup)
+        {
+            self.clean_up(now, id, out);
+        }
+        self.settle(now, out);
+    }
+
+    /// The scheduler dropped a request.
+    pub fn on_alloc_canceled(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        if self.answered(id).is_some() {
+            self.request_gone(now, id, out);
+            self.settle(now, out);
+        }
+    }
+
+    // The exec service.
+
+    /// An exec service is there. Errors: `EINVAL` while it has a job.
+    pub fn exec_hello(&mut self, now: f64, out: &mut Effects) -> Result<(), Refusal> {
+        if self.active.values().any(|job| job.start == Start::Sent) {
+            return Err(Refusal::new(Errno::EINVAL, ""));
+        }
+        self.exec_online = true;
+        let waiting: Vec<JobId> = self
+            .active
+            .values()
+            .filter(|job| job.start == Start::Waiting)
+            .map(|job| job.id)
+            .collect();
+        for id in waiting {
+            self.start(id, out);
+        }
+        self.settle(now, out);
+        Ok(())
+    }
+
+    /// The exec service is gone, and its jobs with it.
+    pub fn exec_lost(&mut self, now: f64, out: &mut Effects) {
+        self.exec_online = false;
+        let sent: Vec<JobId> = self
+            .active
+            .values()
+            .filter(|job| job.start == Start::Sent)
+            .map(|job| job.id)
+            .collect();
+        for id in sent {
+            let Some(job) = self.active.get_mut(&id) else {
+                continue;
+            };
+            job.start = Start::Waiting;
+            if job.fold.state == State::Cleanup {
+                self.clean_up(now, id, out);
+            }
+        }
+        self.settle(now, out);
+    }
+
+    fn of_exec(&mut self, id: JobId) -> Option<&mut Job> {
+        self.active
+            .get_mut(&id)
+            .filter(|job| job.start == Start::Sent)
+    }
+
+    /// A job's tasks run.
+    pub fn on_start(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        if self.of_exec(id).is_some() {
+            self.post(id, event::plain(now, "start"));
+            self.settle(now, out);
+        }
+    }
+
+    /// A job's tasks ended.
+    pub fn on_finish(&mut self, now: f64, id: JobId, status: i32, out: &mut Effects) {
+        if self.of_exec(id).is_some() {
+            self.post(id, event::finish(now, status));
+            self.settle(now, out);
+        }
+    }
+
+    /// Ranks are free of a job's tasks.
+    pub fn on_release(&mut self, now: f64, id: JobId, ranks: &str, last: bool, out: &mut Effects) {
+        let Some(job) = self.of_exec(id) else { return };
+        if last {
+            job.start = Start::Idle;
+        }
+        self.post(id, event::release(now, ranks, last));
+        self.settle(now, out);
+    }
+
+    /// The exec service raised an exception.
+    pub fn on_exception(
+        &mut self,
+        now: f64,
+        id: JobId,
+        kind: &str,
+        severity: i32,
+        note: &str,
+        out: &mut Effects,
+    ) {
+        if self.active.contains_key(&id) {
+            let owner = self.owner.unwrap_or(UserId(0));
+            self.post(id, event::exception(now, kind, severity, owner, note));
+            self.settle(now, out);
+        }
+    }
+
+    // Time and durability.
+
+    /// Jobs whose `submit` event is durable go on.
+    pub fn on_durable(&mut self, now: f64, ids: &[JobId], out: &mut Effects) {
+        for &id in ids {
+            if self
+                .active
+                .get(&id)
+                .is_some_and(|job| job.fold.state == State::New)
+            {
+                self.post(id, event::plain(now, "validate"));
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// When [`Jobs::on_time`] has something to do.
+    pub fn next_time(&self) -> Option<f64> {
+        self.dependencies.next_begin()
+    }
+
+    /// Lets begin what begins by now.
+    pub fn on_time(&mut self, now: f64, out: &mut Effects) {
+        while let Some((time, id)) = self.dependencies.pop_begun(now) {
+            let description = crate::submit::begin_description(time);
+            self.post(
+                id,
+                event::dependency(now, "dependency-remove", &description),
+            );
+        }
+        self.settle(now, out);
+    }
+
+    // Restart.
+
+    /// Puts a job back from its stored log, jobspec and resources, without acting.
+    /// Errors: see [`FoldError`].
+    pub fn restore(
+        &mut self,
+        id: JobId,
+        log: &str,
+        entries: &[Entry],
+        jobspec: Object,
+        resources: Option<Object>,
+    ) -> Result<(), FoldError> {
+        let fold = Fold::replay(entries)?;
+        self.raise_max_jobid(id);
+        self.history.entry(fold.userid).or_default().insert(id);
+        let mut job = Job::new(id, fold, Rc::new(jobspec));
+        for entry in entries
+            .iter()
+            .filter(|entry| entry.name == "jobspec-update")
+        {
+            if let Some(updates) = &entry.context {
+                update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
+            }
+        }
+        job.read_jobspec();
+        if job.fold.state == State::Inactive {
+            if job.is_waitable() {
+                let result = crate::requests::wait_result(&job.fold);
+                self.zombies.insert(id, result);
+            }
+            self.bury(&job);
+            return Ok(());
+        }
+        job.log = log.to_owned();
+        job.resources = resources.map(|mut resources| {
+            resources.shift_remove("scheduling");
+            Rc::new(resources)
+        });
+        if matches!(job.fold.state, State::Run | State::Cleanup) {
+            self.running += 1;
+        }
+        self.waitables += usize::from(job.is_waitable());
+        self.active.insert(id, job);
+        Ok(())
+    }
+
+    /// Acts on every restored job, once all are there.
+    pub fn restored(&mut self, now: f64, out: &mut Effects) {
+        let ids: Vec<(JobId, State)> = self
+            .active
+            .values()
+            .map(|job| (job.id, job.fold.state))
+            .collect();
+        for &(id, state) in &ids {
+            if matches!(state, State::New | State::Depend) {
+                self.resume_dependencies(now, id);
+            }
+            self.register_name(now, id, false);
+        }
+        for &(id, _) in &ids {
+            self.register_name(now, id, true);
+        }
+        for (id, state) in ids {
+            match state {
+                State::New => self.post(id, event::plain(now, "validate")),
+                State::Depend => {
+                    let free = self
+                        .active
+                        .get(&id)
+                        .is_some_and(|job| job.fold.dependencies.is_empty());
+                    if free {
+                        self.post(id, event::plain(now, "depend"));
+                    }
+                }
+                State::Priority => self.prioritize(now, id),
+                State::Sched => self.post(id, event::plain(now, "flux-restart")),
+                State::Run => self.start(id, out),
+                State::Cleanup => self.clean_up(now, id, out),
+                State::Inactive => {}
+            }
+        }
+        self.settle(now, out);
+    }
+
+    /// Counts a job among its namesakes: first those that run, then the singletons that wait.
+    fn register_name(&mut self, now: f64, id: JobId, waiting: bool) {
+        let Some(job) = self.active.get(&id) else {
+            return;
+        };
+        let waits = job.fold.dependencies.iter().any(|d| &**d == "singleton");
+        if let Some(name) = &job.name
+            && waits == waiting
+            && !self.dependencies.named(job.fold.userid, name, id, waits)
+            && waits
+        {
+            self.post(id, event::dependency(now, "dependency-remove", "singleton"));
+        }
+    }
+
+    /// Says what the reader of a dependency must know.
+    pub(crate) fn progress_of(&self, id: JobId) -> Option<Progress> {
+        match self.active.get(&id) {
+            Some(job) => Some(job.progress()),
+            None => self.inactive.get(&id).map(|past| past.progress()),
+        }
+    }
+}
+
+/// Applies an update to a jobspec: values by dotted key.
+pub fn update_jobspec(jobspec: &mut Object, updates: &Object) {
+    let mut document = Value::Object(std::mem::take(jobspec));
+    for (key, value) in updates {
+        // A path through something that is no object cannot be followed; the key is ignored, as
+        // every reader of the log must do the same with it.
+        let _unreachable_path = spec::jobspec::set_path(&mut document, key, value.clone());
+    }
+    if let Value::Object(object) = document {
+        *jobspec = object;
+    }
+}

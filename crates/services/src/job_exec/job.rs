@@ -1,0 +1,665 @@
+//! One job, from its start request to its last answer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use jobs::event;
+use module::Severity;
+use proto::job_exec::{Start, StartReply};
+use proto::job_manager::{JobManagerKill, Kill};
+use proto::kvs::{
+    KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace, NamespaceCreate, Op,
+};
+use proto::resource::{Drain, ResourceDrain};
+use proto::rexec::Command;
+use rpc::{Dest, Handle, RpcError};
+use serde_json::{Map, Value, json};
+use spec::{BlobRef, Entry, HashKind, ResourceSet, TreeObj};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use types::{Errno, IdSet, JobId, Rank};
+use wire::Message;
+
+use super::barrier::Barrier;
+use super::shells::{self, Shell, ShellEvent};
+use super::writer::Writer;
+use super::{Control, Shared};
+use crate::job_manager::now;
+use crate::store;
+
+/// The most J and R may have together to travel in the shell's environment.
+const HANDOVER_BYTES_MAX: usize = 64 << 10;
+/// Longer than any job.
+const FOREVER: Duration = Duration::from_secs(86_400 * 365);
+/// The longest pause between attempts to end a job.
+const KILL_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// After so many attempts on tasks, shells are next.
+const TASK_KILLS: u32 = 5;
+
+/// The name of a job's guest namespace.
+pub(super) fn namespace(id: JobId) -> String {
+    format!("job-{}", id.0)
+}
+
+/// Answers to a start request (RFC 32).
+pub(super) struct Answers<'a> {
+    handle: &'a Handle,
+    message: &'a Message,
+    id: JobId,
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn new(handle: &'a Handle, message: &'a Message, id: JobId) -> Answers<'a> {
+        Answers {
+            handle,
+            message,
+            id,
+        }
+    }
+
+    fn answer(&self, kind: &str, data: Value) {
+        let reply = StartReply {
+            id: self.id,
+            kind: kind.to_owned(),
+            data,
+        };
+        self.handle.respond(self.message, &reply);
+    }
+
+    pub(super) fn start(&self) {
+        self.answer("start", Value::Null);
+    }
+
+    pub(super) fn finish(&self, status: i32) {
+        self.answer("finish", json!({ "status": status }));
+    }
+
+    pub(super) fn release(&self) {
+        self.answer("release", json!({"ranks": "all", "final": true}));
+    }
+
+    pub(super) fn exception(&self, kind: &str, severity: i32, note: &str) {
+        let data = json!({"severity": severity, "type": kind, "note": note});
+        self.answer("exception", data);
+    }
+}
+
+/// The status of a job that a fatal exception ended.
+pub(super) fn fatal_status(status: i32, wait_status: Option<i32>) -> i32 {
+    match wait_status {
+        Some(given) if given & 0x7f != 0 => (128 + (given & 0x7f)) << 8,
+        Some(given) => given & 0xff00,
+        None if status == 0 => 1 << 8,
+        None => status,
+    }
+}
+
+/// How far the end of a job has been forced.
+struct Ending {
+    attempts: u32,
+    pause: Duration,
+    next: Instant,
+}
+
+struct Job<'a> {
+    shared: &'a Shared,
+    config: Rc<super::config::Config>,
+    answers: Answers<'a>,
+    id: JobId,
+    guest: Writer,
+    shells: Vec<Shell>,
+    ranks: IdSet,
+    critical: IdSet,
+    barrier: Barrier,
+    barrier_end: Option<Instant>,
+    exit_end: Option<Instant>,
+    expiration: Option<Instant>,
+    ending: Option<Ending>,
+    /// A fatal exception, with the status it asks for.
+    failed: Option<Option<i32>>,
+    status: i32,
+    reported_start: bool,
+    component: String,
+}
+
+/// Runs a job to its end.
+pub(super) async fn run(
+    shared: &Shared,
+    message: &Message,
+    start: Start,
+    controls: mpsc::UnboundedReceiver<Control>,
+) {
+    let answers = Answers::new(&shared.handle, message, start.id);
+    if let Err(error) = try_run(shared, &answers, &start, controls).await {
+        let note = format!("job-exec: {error}");
+        shared.log(Severity::Err, format!("{}: {note}", start.id.f58()));
+        answers.exception("exec", 0, &note);
+        answers.finish(1 << 8);
+        answers.release();
+    }
+}
+
+async fn try_run(
+    shared: &Shared,
+    answers: &Answers<'_>,
+    start: &Start,
+    controls: mpsc::UnboundedReceiver<Control>,
+) -> Result<(), RpcError> {
+    let id = start.id;
+    let set = ResourceSet::from_value(&Value::Object(start.resources.clone()))
+        .map_err(|error| RpcError::new(Errno::EINVAL, format!("R: {error}")))?;
+    if start.reattach {
+        answers.exception("exec", 0, "reattach to running job is not implemented");
+        answers.finish(1 << 8);
+        answers.release();
+        return Ok(());
+    }
+    let signed = store::get(&shared.handle, &format!("{}.J", id.kvs_path()));
+    let (created, signed) = tokio::join!(create_namespace(shared, start), signed);
+    created?;
+    let name = namespace(id);
+    let guest = Writer::new(shared.handle.clone(), &name);
+    let mut job = Job {
+        shared,
+        config: shared.config.borrow().clone(),
+        answers: Answers::new(answers.handle, answers.message, id),
+        id,
+        guest,
+        shells: set
+            .nodes()
+            .map(|(rank, node)| Shell {
+                rank,
+                host: node.hostname.as_deref().unwrap_or("unknown").to_owned(),
+                pid: None,
+                started: false,
+                status: None,
+            })
+            .collect(),
+        ranks: set.ranks(),
+        critical: IdSet::first_n(set.nnodes() as u32),
+        barrier: Barrier::new(set.ranks()),
+        barrier_end: None,
+        exit_end: None,
+        expiration: None,
+        ending: None,
+        failed: None,
+        status: 0,
+        reported_start: false,
+        component: String::new(),
+    };
+    job.set_expiration(set.expiration);
+    // The symlink and the first events go out before the shell can write its own, and the KVS
+    // keeps the order; nobody has to wait for them here.
+    let link = TreeObj::Symlink {
+        namespace: Some(name.clone()),
+        target: ".".into(),
+    };
+    let op = Op {
+        key: format!("{}.guest", id.kvs_path()),
+        flags: 0,
+        dirent: link.to_value(),
+    };
+    let linked = shared.primary.write(vec![op]);
+    let time = now();
+    job.log(&[event::plain(time, "init"), event::plain(time, "starting")]);
+    let system = |key: &str| start.jobspec.get("attributes")?.get("system")?.get("exec")?.get(key);
+    let mock = system("bulkexec").and_then(|bulk| bulk.get("mock_exception")?.as_str());
+    match mock {
+        Some(when @ ("init" | "starting")) => {
+            job.fail("exec", &format!("mock {when} exception generated"));
+            job.status = 1 << 8;
+        }
+        _ => {
+            let path = system("job_shell").and_then(Value::as_str);
+            let signed = signed?.and_then(|bytes| String::from_utf8(bytes).ok());
+            let command = job.command(path, start, signed);
+            job.supervise(command, controls).await;
+        }
+    }
+    let status = match job.failed {
+        Some(wait_status) => fatal_status(job.status, wait_status),
+        None => job.status,
+    };
+    let time = now();
+    let complete = context(time, "complete", json!({ "status": status }));
+    let written = job.log(&[complete, event::plain(time, "done")]);
+    answers.finish(status);
+    written.await.unwrap_or(Ok(()))?;
+    linked.await.unwrap_or(Ok(()))?;
+    graft(shared, id, &name).await?;
+    answers.release();
+    Ok(())
+}
+
+async fn create_namespace(shared: &Shared, start: &Start) -> Result<(), RpcError> {
+    let hash = shared
+        .host
+        .attr("content.hash")
+        .and_then(|name| HashKind::from_name(&name))
+        .unwrap_or(HashKind::Sha1);
+    let empty = BlobRef::hash(hash, TreeObj::empty_dir().encode().as_bytes());
+    let request = NamespaceCreate {
+        namespace: namespace(start.id),
+        rootref: empty.to_string(),
+        owner: i64::from(start.userid.0),
+        flags: 0,
+    };
+    let created = shared.handle.call::<KvsNamespaceCreate>(Dest::Rank(Rank::LEADER), &request);
+    match created.await {
+        Err(error) if error.errno != Errno::EEXIST => Err(RpcError::new(
+            error.errno,
+            format!("failed to create guest namespace: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Leaves what is in the namespace in the job's directory, then removes the namespace.
+async fn graft(shared: &Shared, id: JobId, name: &str) -> Result<(), RpcError> {
+    let request = Namespace {
+        namespace: name.to_owned(),
+    };
+    let root = shared.handle.call::<KvsGetroot>(Dest::Rank(Rank::LEADER), &request).await?;
+    let root: BlobRef = root
+        .rootref
+        .parse()
+        .map_err(|_| RpcError::new(Errno::EPROTO, "guest namespace root is no blobref"))?;
+    let op = Op {
+        key: format!("{}.guest", id.kvs_path()),
+        flags: 0,
+        dirent: TreeObj::DirRef(root).to_value(),
+    };
+    shared.primary.commit(vec![op]).await?;
+    let removed = shared.handle.call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
+    removed.await.map(drop)
+}
+
+fn context(time: f64, name: &str, context: Value) -> Entry {
+    match context {
+        Value::Object(context) => Entry::with_context(time, name, context),
+        _ => Entry::new(time, name),
+    }
+}
+
+/// The broker's own program, whose `shell` command is the built-in job shell.
+fn own_program() -> String {
+    let path = std::env::current_exe();
+    path.map_or_else(|_| "flux".into(), |path| path.to_string_lossy().into_owned())
+}
+
+impl Job<'_> {
+    /// Adds events to the exec eventlog.
+    fn log(&self, entries: &[Entry]) -> tokio::sync::oneshot::Receiver<Result<(), RpcError>> {
+        let text = spec::eventlog::encode(entries);
+        self.guest.write(vec![store::append("exec.eventlog", text.as_bytes())])
+    }
+
+    fn command(&mut self, path: Option<&str>, start: &Start, signed: Option<String>) -> Command {
+        let mut env = Map::new();
+        for (name, value) in std::env::vars() {
+            env.insert(name, value.into());
+        }
+        env.insert("FLUX_KVS_NAMESPACE".into(), namespace(self.id).into());
+        let resources = Value::Object(start.resources.clone()).to_string();
+        if let Some(signed) = signed.filter(|j| j.len() + resources.len() < HANDOVER_BYTES_MAX) {
+            env.insert("FLUX_SHELL_J".into(), signed.into());
+            env.insert("FLUX_SHELL_R".into(), resources.into());
+        }
+        let dec = self.id.0.to_string();
+        let configured = path.map(str::to_owned).or_else(|| self.config.job_shell.clone());
+        let mut cmdline = match configured {
+            Some(path) => vec![path],
+            None => vec![own_program(), "shell".into()],
+        };
+        cmdline.push(dec.clone());
+        self.component = "flux-shell".into();
+        if let Some(imp) = self.config.imp.clone().filter(|_| start.userid != self.shared.owner) {
+            cmdline.splice(0..0, [imp, "exec".into()]);
+            env.insert("FLUX_IMP_EXEC_HELPER".into(), format!("flux imp_exec_helper {dec}").into());
+            self.component = "flux-imp".into();
+        } else if cmdline.len() == 2 {
+            let base = cmdline[0].rsplit('/').next().unwrap_or_default();
+            self.component = base.to_owned();
+        }
+        Command {
+            cmdline,
+            env,
+            ..Command::default()
+        }
+    }
+
+    /// Starts the shells and stays until all are gone.
+    async fn supervise(
+        &mut self,
+        command: Command,
+        mut controls: mpsc::UnboundedReceiver<Control>,
+    ) {
+        let service = self.config.service.clone();
+        let handle = self.shared.handle.clone();
+        let mut reports = shells::start(&handle, &service, &self.shells, &Rc::new(command));
+        while self.shells.iter().any(|shell| shell.status.is_none()) {
+            let timers = [self.barrier_end, self.exit_end, self.expiration];
+            let kill = self.ending.as_ref().map(|ending| ending.next);
+            let due = timers.into_iter().flatten().chain(kill).min();
+            let due = due.unwrap_or_else(|| Instant::now() + FOREVER);
+            tokio::select! {
+                report = reports.recv() => match report {
+                    Some((at, event, pid)) => self.on_report(at, event, pid),
+                    None => break,
+                },
+                control = controls.recv() => match control {
+                    Some(control) => self.on_control(control),
+                    None => break,
+                },
+                () = sleep_until(due) => {
+                    if self.on_time(Instant::now()) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.barrier.shatter(&handle);
+    }
+
+    fn on_report(&mut self, at: usize, event: ShellEvent, pid: Option<i32>) {
+        match event {
+            ShellEvent::Started => {
+                self.shells[at].pid = pid;
+                self.shells[at].started = true;
+                if self.ending.is_some() {
+                    let (handle, service) = (&self.shared.handle, &self.config.service);
+                    shells::kill(handle, service, &self.shells[at], self.config.term_signal);
+                }
+                let all = self.shells.iter().all(|shell| shell.started);
+                if all && !std::mem::replace(&mut self.reported_start, true) {
+                    self.answers.start();
+                }
+            }
+            ShellEvent::Output(io) => self.on_output(&io),
+            ShellEvent::Ended(status) => self.on_end(at, status),
+            ShellEvent::Failed(error) => self.on_failure(at, &error),
+        }
+    }
+
+    fn on_output(&self, io: &Map<String, Value>) {
+        let text = |key: &str| io.get(key).and_then(Value::as_str);
+        let Some(data) = text("data") else { return };
+        let log = json!({
+            "component": self.component,
+            "stream": text("stream").unwrap_or_default(),
+            "rank": text("rank").unwrap_or_default(),
+            "data": data,
+        });
+        // Readers follow along; the end of the job waits for all of it.
+        drop(self.log(&[context(now(), "log", log)]));
+    }
+
+    fn on_end(&mut self, at: usize, status: i32) {
+        self.shells[at].status = Some(status);
+        self.shells[at].pid = None;
+        self.status = self.status.max(wait_to_exit(status));
+        if at == 0 {
+            self.on_leader_end(status);
+        }
+        let early = self.shells.len() > 1 && self.barrier.passed == 0 && self.failed.is_none();
+        self.barrier.shatter(&self.shared.handle);
+        if early && self.shells.iter().any(|shell| shell.status.is_none()) {
+            let shell = &self.shells[at];
+            let note = format!(
+                "{} (rank {}) terminated before first barrier",
+                shell.host, shell.rank
+            );
+            let reason = format!("{} terminated before first barrier", self.id.f58());
+            self.drain(IdSet::from_range(shell.rank, shell.rank), reason);
+            self.fail("exec", &note);
+        }
+    }
+
+    fn on_leader_end(&mut self, status: i32) {
+        let active: IdSet = self.active();
+        let mut exit = json!({"rank": self.shells[0].rank, "wait_status": status});
+        if !active.is_empty() {
+            exit["active_ranks"] = active.to_list().into();
+        }
+        drop(self.log(&[context(now(), "shell-exit", exit)]));
+        let signum = status & 0x7f;
+        if signum != 0 && self.failed.is_none() {
+            let text = jobs::signal_text(signum);
+            let note = format!("shell rank 0 (on {}): {text}", self.shells[0].host);
+            self.fail("exec", &note);
+        }
+        if !active.is_empty() {
+            self.exit_end = self.config.shell_exit_timeout.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    fn active(&self) -> IdSet {
+        let mut active = IdSet::new();
+        for shell in self.shells.iter().filter(|shell| shell.status.is_none()) {
+            active.insert(shell.rank);
+        }
+        active
+    }
+
+    fn on_failure(&mut self, at: usize, error: &RpcError) {
+        let started = self.shells[at].started;
+        let status = shells::failure_status(error);
+        self.status = self.status.max(status);
+        self.shells[at].status = Some(-1);
+        self.shells[at].pid = None;
+        let (host, rank) = (self.shells[at].host.clone(), self.shells[at].rank);
+        self.barrier.shatter(&self.shared.handle);
+        if error.errno == Errno::EHOSTUNREACH {
+            let text = format!("node failure on {host} (rank {rank})");
+            let critical = self.critical.contains(at as u32);
+            self.tell_leader(at, critical, &host);
+            if critical {
+                self.fail("exec", &text);
+            } else {
+                self.answers.exception("node-failure", 2, &text);
+            }
+        } else if error.errno == Errno::ENOSYS {
+            let service = &self.config.service;
+            self.fail("exec", &format!("{service} service is not loaded on {host} (rank {rank})"));
+        } else if !started || self.failed.is_none() {
+            let note = format!("job shell exec error on broker {host} (rank {rank}): {error}");
+            self.fail("exec", &note);
+        }
+        if at == 0 {
+            let exit = json!({"rank": rank, "wait_status": -1});
+            drop(self.log(&[context(now(), "shell-exit", exit)]));
+        }
+    }
+
+    /// Tells the first shell that another is lost.
+    fn tell_leader(&self, at: usize, critical: bool, host: &str) {
+        let Some(leader) = self.shells.first().filter(|shell| shell.pid.is_some()) else {
+            return;
+        };
+        let message = match critical {
+            true => format!("node failure on {host} (shell rank {at})"),
+            false => String::new(),
+        };
+        let payload = json!({"type": "lost-shell", "severity": if critical { 0 } else { 2 },
+            "shell_rank": at, "message": message});
+        let plain = self.id.f58_plain();
+        let topic = format!("{}-shell-{plain}.exception", self.answers.message.cred.userid);
+        let rank = Rank(leader.rank);
+        let payload = proto::json_payload(&payload);
+        let call = self.shared.handle.call_raw(topic.into(), rank, payload);
+        tokio::task::spawn_local(async move {
+            // The shell may not listen; nothing depends on it.
+            let _ignored = call.await;
+        });
+    }
+
+    fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Exception {
+                severity: 0,
+                wait_status,
+            } => self.end(wait_status),
+            Control::Exception { .. } | Control::Override { .. } => {}
+            Control::Expiration(expiration) => self.set_expiration(expiration),
+            Control::Critical(ranks) => self.critical = ranks,
+            Control::Barrier { message, rank } => {
+                let first = self.barrier.enter(&self.shared.handle, message, rank);
+                if first && self.barrier.passed == 0 {
+                    self.barrier_end = self.config.barrier_timeout.map(|l| Instant::now() + l);
+                } else if self.barrier.passed > 0 {
+                    self.barrier_end = None;
+                }
+            }
+        }
+    }
+
+    /// Sets the end of the job, seconds since the epoch; 0 for none.
+    fn set_expiration(&mut self, expiration: f64) {
+        let left = Duration::try_from_secs_f64((expiration - now()).max(0.0));
+        self.expiration = match left {
+            Ok(left) if expiration > 0.0 => Some(Instant::now() + left.min(FOREVER)),
+            _ => None,
+        };
+    }
+
+    /// Raises a fatal exception and ends the job.
+    fn fail(&mut self, kind: &str, note: &str) {
+        self.answers.exception(kind, 0, note);
+        self.end(None);
+    }
+
+    /// Ends the job: the terminating signal at once, stronger means later.
+    fn end(&mut self, wait_status: Option<i32>) {
+        if self.failed.is_none() {
+            self.failed = Some(wait_status);
+        }
+        self.kill_shells(self.config.term_signal);
+        if self.ending.is_none() {
+            let pause = self.config.kill_timeout;
+            self.ending = Some(Ending {
+                attempts: 0,
+                pause,
+                next: Instant::now() + pause,
+            });
+        }
+    }
+
+    fn kill_shells(&self, signum: i32) {
+        for shell in &self.shells {
+            shells::kill(&self.shared.handle, &self.config.service, shell, signum);
+        }
+    }
+
+    fn kill_tasks(&self, signum: i32) {
+        let kill = Kill {
+            id: self.id,
+            signum,
+        };
+        let call = self.shared.handle.call::<JobManagerKill>(Dest::Any, &kill);
+        tokio::task::spawn_local(async move {
+            // A job without tasks is what was wanted.
+            let _gone = call.await;
+        });
+    }
+
+    /// Does what is due. Whether the job is to be given up.
+    fn on_time(&mut self, time: Instant) -> bool {
+        let due = |timer: &mut Option<Instant>| timer.take_if(|end| *end <= time).is_some();
+        if due(&mut self.expiration) {
+            self.answers.exception("timeout", 0, "resource allocation expired");
+            self.kill_tasks(nix::sys::signal::Signal::SIGALRM as i32);
+            self.failed.get_or_insert(None);
+            let pause = self.config.kill_timeout;
+            self.ending.get_or_insert(Ending {
+                attempts: 0,
+                pause,
+                next: time + pause,
+            });
+        }
+        if due(&mut self.barrier_end) {
+            let missing = self.barrier.missing();
+            let note = format!(
+                "start barrier timeout waiting for {}/{} nodes (rank{} {missing})",
+                missing.len(),
+                self.ranks.len(),
+                if missing.len() == 1 { "" } else { "s" },
+            );
+            let reason = format!("job {} start timeout: possible node hang", self.id.f58());
+            self.drain(missing, reason);
+            self.fail("exec", &note);
+        }
+        if due(&mut self.exit_end) {
+            let active = self.active();
+            let hosts: Vec<&str> = self
+                .shells
+                .iter()
+                .filter(|shell| shell.status.is_none())
+                .map(|shell| shell.host.as_str())
+                .collect();
+            let limit = self.config.shell_exit_timeout.unwrap_or_default().as_secs_f64();
+            let note = format!(
+                "job shells still active on {} (rank {active}) {} after leader shell exit",
+                hosts.join(","),
+                types::fsd::format_compiled(limit, 4),
+            );
+            self.fail("exec", &note);
+        }
+        self.force(time)
+    }
+
+    /// The next attempt to end the job, if it is due. Whether it was the last.
+    fn force(&mut self, time: Instant) -> bool {
+        let config = self.config.clone();
+        let Some(ending) = &mut self.ending else {
+            return false;
+        };
+        if ending.next > time {
+            return false;
+        }
+        ending.attempts += 1;
+        let attempts = ending.attempts;
+        if attempts > TASK_KILLS {
+            ending.pause = (ending.pause * 2).min(KILL_PAUSE_MAX);
+        }
+        ending.next = time + ending.pause;
+        if attempts > config.max_kill_count {
+            let reason = format!("unkillable user processes for job {}", self.id.f58());
+            self.drain(self.active(), reason);
+            return true;
+        }
+        if attempts > TASK_KILLS {
+            let strong = match config.imp {
+                Some(_) => nix::sys::signal::Signal::SIGUSR1,
+                None => nix::sys::signal::Signal::SIGKILL,
+            };
+            self.kill_shells(strong as i32);
+        } else {
+            self.kill_tasks(config.kill_signal);
+        }
+        false
+    }
+
+    /// Takes nodes out of use.
+    fn drain(&self, ranks: IdSet, reason: String) {
+        let request = Drain {
+            targets: ranks.to_list(),
+            reason: Some(reason),
+            mode: Some("update".into()),
+        };
+        let call = self.shared.handle.call::<ResourceDrain>(Dest::Rank(Rank::LEADER), &request);
+        let host = self.shared.host.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = call.await {
+                host.log(Severity::Err, "job-exec", &format!("drain: {error}"));
+            }
+        });
+    }
+}
+
+/// A shell's wait status as it counts for the job.
+fn wait_to_exit(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => status,
+        signum => (128 + signum) << 8,
+    }
+}

@@ -1,0 +1,171 @@
+//! The `[ingest]` table.
+
+use jobs::policy::Policy;
+use serde_json::{Map, Value};
+use spec::Jobspec;
+
+/// From which size on jobs must be instances.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RequireInstance {
+    minnodes: Option<u64>,
+    mincores: Option<u64>,
+}
+
+impl RequireInstance {
+    /// Errors are texts for people.
+    pub(super) fn check(&self, jobspec: &Jobspec) -> Result<(), String> {
+        let is_instance = jobspec.system("batch").is_some()
+            || matches!(jobspec.command(), [flux, verb, ..]
+                if flux.rsplit('/').next() == Some("flux")
+                    && matches!(verb.as_str(), "broker" | "start"));
+        if is_instance {
+            return Ok(());
+        }
+        let which = match (self.minnodes, self.mincores) {
+            (None, None) => " for all jobs in this instance".to_owned(),
+            (nodes, cores) => {
+                let cores = cores.or(nodes.map(|nodes| nodes.saturating_mul(16)));
+                let reaches = |count: Option<u64>, limit: Option<u64>| matches!((count, limit), (Some(count), Some(limit)) if count >= limit);
+                if !reaches(jobspec.nnodes(), nodes) && !reaches(jobspec.ncores(), cores) {
+                    return Ok(());
+                }
+                let (nodes, cores) = (nodes.unwrap_or(0), cores.unwrap_or(0));
+                format!(" for jobs >= {nodes} nodes or {cores} cores")
+            }
+        };
+        Err(format!(
+            "Direct job submission disabled{which}. Please use flux-batch(1) or flux-alloc(1)"
+        ))
+    }
+}
+
+/// What is configured.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    /// Policy and queues.
+    pub(super) policy: Policy,
+    /// How many jobs a batch has at most.
+    pub(super) batch_count: Option<usize>,
+    /// Whether jobspecs are checked.
+    pub(super) validate: bool,
+    /// Whether jobspecs are filled in.
+    pub(super) frobnicate: bool,
+    /// Whether the scheduler is asked if a job could ever run.
+    pub(super) feasibility: bool,
+    /// The only version of jobspecs accepted.
+    pub(super) require_version: Option<i64>,
+    pub(super) require_instance: Option<RequireInstance>,
+}
+
+impl Config {
+    /// Reads a configuration. Errors are texts for people.
+    pub(super) fn parse(config: &Map<String, Value>) -> Result<Config, String> {
+        let mut parsed = Config {
+            policy: Policy::parse(config)?,
+            batch_count: None,
+            validate: true,
+            frobnicate: true,
+            feasibility: false,
+            require_version: Some(1),
+            require_instance: None,
+        };
+        let Some(ingest) = config.get("ingest") else {
+            return Ok(parsed);
+        };
+        let ingest = ingest.as_object().ok_or("[ingest] is not a table")?;
+        for (key, value) in ingest {
+            match key.as_str() {
+                "batch-count" => {
+                    let count = value.as_u64().filter(|count| *count > 0);
+                    let count = count.ok_or("ingest.batch-count must be > 0")?;
+                    parsed.batch_count = usize::try_from(count).ok();
+                }
+                "buffer-size" => check_size(value)?,
+                "validator" => parsed.read_validator(value)?,
+                "frobnicator" => {
+                    let plugins = strings(value, "plugins")?;
+                    let known = |name: &String| matches!(name.as_str(), "defaults" | "constraints");
+                    if let Some(other) = plugins.iter().flatten().find(|name| !known(name)) {
+                        let text = format!("ingest.frobnicator: plugin {other} is not supported");
+                        return Err(text);
+                    }
+                    parsed.frobnicate = !flag(value, "disable");
+                }
+                other => return Err(format!("[ingest]: unknown key '{other}'")),
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn read_validator(&mut self, table: &Value) -> Result<(), String> {
+        self.validate = !flag(table, "disable");
+        let limits = table.get("require-instance");
+        let limit = |key: &str| limits.and_then(|limits| limits.get(key)?.as_u64());
+        if let Some(plugins) = strings(table, "plugins")? {
+            for plugin in plugins {
+                match plugin.as_str() {
+                    "jobspec" => {}
+                    "feasibility" => self.feasibility = true,
+                    "require-instance" => {
+                        self.require_instance = Some(RequireInstance {
+                            minnodes: limit("minnodes"),
+                            mincores: limit("mincores"),
+                        });
+                    }
+                    other => {
+                        return Err(format!("ingest.validator: plugin {other} is not supported"));
+                    }
+                }
+            }
+        }
+        for arg in strings(table, "args")?.iter().flatten() {
+            match arg.strip_prefix("--require-version=") {
+                Some("any") => self.require_version = None,
+                Some(number) => {
+                    let invalid = || format!("ingest.validator: invalid argument {arg}");
+                    self.require_version = Some(number.parse().map_err(|_| invalid())?);
+                }
+                None => return Err(format!("ingest.validator: unknown argument {arg}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn flag(table: &Value, key: &str) -> bool {
+    table.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn strings(table: &Value, key: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(value) = table.get(key) else {
+        return Ok(None);
+    };
+    serde_json::from_value(value.clone())
+        .map(Some)
+        .map_err(|_| format!("ingest: {key} must be an array of strings"))
+}
+
+/// A size such as `10M` that fits a C integer.
+fn check_size(value: &Value) -> Result<(), String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" => Some(1u64),
+        "k" | "K" => Some(1 << 10),
+        "m" | "M" => Some(1 << 20),
+        "g" | "G" => Some(1 << 30),
+        _ => None,
+    };
+    let size = digits
+        .parse::<f64>()
+        .ok()
+        .zip(factor)
+        .map(|(n, factor)| n * factor as f64);
+    match size {
+        Some(size) if size >= 0.0 && size <= f64::from(i32::MAX) => Ok(()),
+        _ => Err(format!("Invalid buffer-size: '{text}'")),
+    }
+}

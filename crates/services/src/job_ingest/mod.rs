@@ -1,0 +1,419 @@
+//! Module `job-ingest`: takes jobs in, on every rank.
+//!
+//! A submission is unwrapped, checked, filled in with the defaults of its queue and given an id.
+//! Jobs then gather in a batch; one commit stores the jobspecs of all, and one request hands them
+//! to the job manager, which answers when they are durable. There is no timer: a batch is what
+//! arrived while the one before was stored.
+//!
+//! The reference's validators and frobnicators run in this process. Others are not supported:
+//! a configuration that names one is refused.
+
+mod config;
+mod envelope;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use module::{Builtin, Context, Failure, Host, Input, Severity};
+use proto::Empty;
+use proto::config::ModuleConfigReload;
+use proto::job_ingest::{
+    Clock, JobIngestGetinfo, JobIngestStats, JobIngestSubmit, Submit, Submitted, flags,
+};
+use proto::job_manager::{self, JobManagerGetinfo, JobManagerSubmit, NewJob, SubmitErrors};
+use proto::kvs::Op;
+use proto::sched::{Feasibility, FeasibilityCheck};
+use rpc::{Dest, Handle, Request, Routes, RpcError};
+use serde_json::{Map, Value, json};
+use spec::Jobspec;
+use tokio::sync::mpsc;
+use types::fluid::{FluidGenerator, GENERATOR_MAX};
+use types::{Errno, JobId, Rank, UserId};
+use wire::Message;
+
+use crate::job_manager::now;
+use crate::store;
+use config::Config;
+
+/// Generator numbers kept for other uses.
+const GENERATORS_RESERVED: u16 = 16;
+
+/// The module.
+pub fn builtin() -> Builtin {
+    Builtin {
+        name: "job-ingest",
+        main: |context| Box::pin(run(context)),
+    }
+}
+
+/// A job that passed all checks.
+struct Accepted {
+    message: Message,
+    signed: String,
+    jobspec: Value,
+    urgency: i32,
+    flags: i32,
+}
+
+/// What comes back from the module's own tasks.
+enum Posted {
+    /// Whether a job could ever run.
+    Checked(Box<Accepted>, Result<(), RpcError>),
+    /// A batch is stored and known to the job manager.
+    Done(Vec<(JobId, Message)>, Result<SubmitErrors, RpcError>),
+}
+
+struct State {
+    handle: Handle,
+    host: Rc<dyn Host>,
+    posts: mpsc::UnboundedSender<Posted>,
+    config: Config,
+    owner: UserId,
+    allow_root: bool,
+    started: Instant,
+    ids: FluidGenerator,
+    waiting: VecDeque<Accepted>,
+    storing: bool,
+    requests: u64,
+    errors: u64,
+}
+
+async fn run(mut context: Context) -> Result<(), Failure> {
+    let invalid = |text: String| Failure::new(Errno::EINVAL, text);
+    let config = Config::parse(&context.config()).map_err(invalid)?;
+    let mut generator_max = u32::from(GENERATOR_MAX - GENERATORS_RESERVED);
+    let mut allow_root = false;
+    for arg in &context.args {
+        match arg.split_once('=') {
+            Some(("max-fluid-generator-id", number)) => {
+                generator_max = number
+                    .parse()
+                    .map_err(|_| invalid(format!("Invalid option: {arg}")))?;
+            }
+            Some(("batch-count" | "buffer-size" | "validator-plugins" | "validator-args", _)) => {}
+            None if arg == "allow-root-jobs" => allow_root = true,
+            None if arg == "disable-validator" => {}
+            _ => return Err(invalid(format!("Invalid option: {arg}"))),
+        }
+    }
+    let rank = context.rank();
+    if rank.0 > generator_max {
+        // Requests then go to the next broker above.
+        return Ok(());
+    }
+    let timestamp = if rank == Rank::LEADER {
+        let info = context
+            .handle
+            .call::<JobManagerGetinfo>(Dest::Any, &Empty {})
+            .await?;
+        match info.max_jobid.timestamp_ms() {
+            0 => 0,
+            highest => highest + 1,
+        }
+    } else {
+        let clock = context
+            .handle
+            .call::<JobIngestGetinfo>(Dest::Upstream, &Empty {})
+            .await?;
+        clock.timestamp
+    };
+    let ids = FluidGenerator::new(rank.0, timestamp, 0)
+        .map_err(|error| Failure::new(error.errno(), error.to_string()))?;
+    let (posts, mut posted) = mpsc::unbounded_channel();
+    let mut state = State {
+        handle: context.handle.clone(),
+        host: context.host(),
+        posts,
+        config,
+        owner: nix::unistd::getuid().as_raw().into(),
+        allow_root,
+        started: Instant::now(),
+        ids,
+        waiting: VecDeque::new(),
+        storing: false,
+        requests: 0,
+        errors: 0,
+    };
+    let routes = routes();
+    context.ready();
+    loop {
+        tokio::select! {
+            biased;
+            input = context.next() => match input {
+                None => break,
+                Some(Input::Request(message)) => context.dispatch(&routes, &mut state, message),
+                Some(Input::Event(_)) => {}
+            },
+            Some(post) = posted.recv() => state.on_posted(post),
+        }
+        state.store();
+    }
+    // Jobs under way are still answered; new ones find no service.
+    while state.storing {
+        match posted.recv().await {
+            Some(post) => state.on_posted(post),
+            None => break,
+        }
+        state.store();
+    }
+    Ok(())
+}
+
+fn routes() -> Routes<State> {
+    Routes::new()
+        .on_raw::<JobIngestSubmit>(|state: &mut State, request| state.submit(&request))
+        .on::<JobIngestGetinfo>(|state, request, Empty {}| {
+            let timestamp = state.ids.timestamp_ms(state.elapsed_ms());
+            request.reply(&Clock { timestamp });
+        })
+        .on::<JobIngestStats>(|state, request, Empty {}| {
+            let worker = |requests, errors| {
+                json!({"running": 0, "requests": requests, "errors": errors, "trash": 0,
+                    "backlog": 0, "pids": [0, 0, 0, 0]})
+            };
+            let pipeline = json!({
+                "frobnicator": worker(0, 0),
+                "validator": worker(state.requests, state.errors),
+            });
+            request.reply(&Map::from_iter([("pipeline".to_owned(), pipeline)]));
+        })
+        .on::<ModuleConfigReload>(|state, request, config| match Config::parse(&config) {
+            Ok(config) => {
+                state.config = config;
+                request.reply(&Empty {});
+            }
+            Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
+        })
+}
+
+fn invalid<T>(text: impl Into<String>) -> Result<T, RpcError> {
+    Err(RpcError::new(Errno::EINVAL, text))
+}
+
+impl State {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn submit(&mut self, request: &Request<JobIngestSubmit>) {
+        self.requests += 1;
+        match self.accept(request) {
+            Ok(job) if self.config.feasibility && job.flags & flags::NOVALIDATE == 0 => {
+                self.check_feasibility(job);
+            }
+            Ok(job) => self.waiting.push_back(job),
+            Err(error) => {
+                self.errors += 1;
+                request.fail(error);
+            }
+        }
+    }
+
+    /// Checks a submission.
+    fn accept(&self, request: &Request<JobIngestSubmit>) -> Result<Accepted, RpcError> {
+        let who = request.cred();
+        let submit: Submit =
+            proto::Payload::decode(request.message().payload.as_ref()).map_err(|error| {
+                RpcError::new(
+                    Errno::EPROTO,
+                    format!("error decoding job request: {error}"),
+                )
+            })?;
+        let known = flags::DEBUG | flags::WAITABLE | flags::NOVALIDATE;
+        if submit.flags & !known != 0 {
+            return Err(RpcError::new(Errno::EPROTO, "invalid job flags"));
+        }
+        if submit.flags & flags::NOVALIDATE != 0 && !who.is_owner() {
+            let text = "only the instance owner can submit with FLUX_JOB_NOVALIDATE";
+            return Err(RpcError::new(Errno::EPERM, text));
+        }
+        if !(0..=31).contains(&submit.urgency) {
+            return invalid("urgency range is [0:31]");
+        }
+        if submit.urgency > 16 && !who.is_owner() {
+            return invalid("only the instance owner can submit with urgency >16");
+        }
+        if submit.flags & flags::WAITABLE != 0 && !who.is_owner() {
+            return invalid("only the instance owner can submit with FLUX_JOB_WAITABLE");
+        }
+        let (signer, payload) = envelope::unwrap(&submit.signed)
+            .or_else(|text| invalid(format!("could not unwrap jobspec: {text}")))?;
+        if signer != who.userid {
+            let text = format!("signer={signer} != requestor={}", who.userid);
+            return Err(RpcError::new(Errno::EPERM, text));
+        }
+        if !who.is_owner() {
+            let text = "only instance owner can use sign-type=none";
+            return Err(RpcError::new(Errno::EPERM, text));
+        }
+        if who.userid.0 == 0 && self.owner.0 != 0 && !self.allow_root {
+            return invalid("submission of jobs as user root not supported");
+        }
+        let mut jobspec: Value = serde_json::from_slice(&payload)
+            .or_else(|error| invalid(format!("jobspec: invalid JSON: {error}")))?;
+        if self.config.frobnicate && self.config.policy.frobnicates() {
+            self.config
+                .policy
+                .frobnicate(&mut jobspec)
+                .or_else(invalid)?;
+        }
+        let jobspec = match submit.flags & flags::NOVALIDATE == 0 && self.config.validate {
+            true => self.validate(jobspec)?,
+            false => jobspec,
+        };
+        Ok(Accepted {
+            message: request.message().clone(),
+            signed: submit.signed,
+            jobspec,
+            urgency: submit.urgency,
+            flags: submit.flags,
+        })
+    }
+
+    fn validate(&self, jobspec: Value) -> Result<Value, RpcError> {
+        let jobspec = Jobspec::from_value(jobspec).or_else(|error| invalid(error.to_string()))?;
+        if let Some(version) = self.config.require_version {
+            jobspec
+                .require_version(version)
+                .or_else(|error| invalid(error.to_string()))?;
+        }
+        if let Some(limits) = self.config.require_instance {
+            limits.check(&jobspec).or_else(invalid)?;
+        }
+        Ok(jobspec.into_value())
+    }
+
+    /// Asks the scheduler whether a job could ever run. One that cannot tell does not matter.
+    fn check_feasibility(&self, job: Accepted) {
+        let jobspec = job.jobspec.as_object().cloned().unwrap_or_default();
+        let call = self
+            .handle
+            .call::<FeasibilityCheck>(Dest::Any, &Feasibility { jobspec });
+        let posts = self.posts.clone();
+        tokio::task::spawn_local(async move {
+            let result = match call.await {
+                Err(error) if error.errno != Errno::ENOSYS => Err(error),
+                _ => Ok(()),
+            };
+            let _ended = posts.send(Posted::Checked(Box::new(job), result));
+        });
+    }
+
+    fn on_posted(&mut self, post: Posted) {
+        match post {
+            Posted::Checked(job, Ok(())) => self.waiting.push_back(*job),
+            Posted::Checked(job, Err(error)) => {
+                self.errors += 1;
+                let error = RpcError::new(Errno::EINVAL, error.to_string());
+                self.handle.respond_error(&job.message, &error);
+            }
+            Posted::Done(jobs, result) => {
+                self.storing = false;
+                self.answer(jobs, result);
+            }
+        }
+    }
+
+    fn answer(&mut self, jobs: Vec<(JobId, Message)>, result: Result<SubmitErrors, RpcError>) {
+        let refused = match result {
+            Ok(errors) => errors.errors,
+            Err(error) => {
+                self.host
+                    .log(Severity::Err, "job-ingest", &format!("submit: {error}"));
+                for (_, message) in jobs {
+                    self.handle.respond_error(&message, &error);
+                }
+                return;
+            }
+        };
+        let mut unlink = Vec::new();
+        for (id, message) in jobs {
+            match refused.iter().find(|(refused, _)| *refused == id) {
+                None => self.handle.respond(&message, &Submitted { id }),
+                Some((_, text)) => {
+                    let error = RpcError::new(Errno::EINVAL, text.clone());
+                    self.handle.respond_error(&message, &error);
+                    unlink.push(Op {
+                        key: id.kvs_path(),
+                        flags: 0,
+                        dirent: Value::Null,
+                    });
+                }
+            }
+        }
+        if unlink.is_empty() {
+            return;
+        }
+        let (handle, host) = (self.handle.clone(), self.host.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = store::commit(&handle, unlink, 0).await {
+                let text = format!("removing refused jobs: {error}");
+                host.log(Severity::Err, "job-ingest", &text);
+            }
+        });
+    }
+
+    /// Stores what waits as one batch, unless one is under way.
+    fn store(&mut self) {
+        if self.storing || self.waiting.is_empty() {
+            return;
+        }
+        let now_ms = self.elapsed_ms();
+        let count = self
+            .config
+            .batch_count
+            .unwrap_or(usize::MAX)
+            .min(self.waiting.len());
+        let mut ops = Vec::with_capacity(2 * count);
+        let mut jobs = Vec::with_capacity(count);
+        let mut messages = Vec::with_capacity(count);
+        for job in self.waiting.drain(..count) {
+            let id = match self.ids.generate(now_ms) {
+                Ok(id) => id,
+                Err(error) => {
+                    let error = RpcError::new(error.errno(), error.to_string());
+                    self.handle.respond_error(&job.message, &error);
+                    continue;
+                }
+            };
+            let mut jobspec = job.jobspec;
+            if let Some(system) = jobspec
+                .pointer_mut("/attributes/system")
+                .and_then(Value::as_object_mut)
+            {
+                system.shift_remove("environment");
+            }
+            let path = id.kvs_path();
+            ops.push(store::put(format!("{path}.J"), job.signed.as_bytes()));
+            ops.push(store::put(
+                format!("{path}.jobspec"),
+                jobspec.to_string().as_bytes(),
+            ));
+            jobs.push(NewJob {
+                id,
+                userid: job.message.cred.userid,
+                urgency: job.urgency,
+                t_submit: now(),
+                flags: job.flags,
+                jobspec: match jobspec {
+                    Value::Object(jobspec) => jobspec,
+                    _ => Map::new(),
+                },
+            });
+            messages.push((id, job.message));
+        }
+        self.storing = true;
+        let (handle, posts) = (self.handle.clone(), self.posts.clone());
+        tokio::task::spawn_local(async move {
+            let result = match store::commit(&handle, ops, 0).await {
+                Ok(()) => {
+                    let batch = job_manager::Submit { jobs };
+                    handle.call::<JobManagerSubmit>(Dest::Any, &batch).await
+                }
+                Err(error) => Err(error),
+            };
+            let _ended = posts.send(Posted::Done(messages, result));
+        });
+    }
+}

@@ -1,0 +1,93 @@
+//! What the next KVS commit will have, and what waits for it.
+
+use std::collections::BTreeMap;
+
+use jobs::Reply;
+use proto::kvs::Op;
+use serde_json::Value;
+use types::JobId;
+use wire::Message;
+
+use crate::store;
+
+/// What waits for a commit.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Jobs whose `submit` event it has.
+    pub(super) durable: Vec<JobId>,
+    /// Answers that promise durability.
+    pub(super) replies: Vec<(Message, Reply)>,
+    /// Jobs it removes.
+    pub(super) forgotten: Vec<JobId>,
+}
+
+/// A batch being gathered, and perhaps one under way.
+#[derive(Default)]
+pub(super) struct Batch {
+    lines: BTreeMap<JobId, String>,
+    pub(super) checkpoint: bool,
+    pub(super) durable: Vec<JobId>,
+    pub(super) replies: Vec<(Message, Reply)>,
+    forgotten: Vec<JobId>,
+    flying: Option<Waiting>,
+}
+
+impl Batch {
+    /// Adds a line to a job's eventlog.
+    pub(super) fn append(&mut self, id: JobId, line: &str) {
+        self.lines.entry(id).or_default().push_str(line);
+    }
+
+    /// Removes jobs.
+    pub(super) fn forget(&mut self, ids: Vec<JobId>) {
+        self.forgotten.extend(ids);
+    }
+
+    /// Whether a commit is under way or something waits for one.
+    pub(super) fn is_busy(&self) -> bool {
+        self.flying.is_some() || self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        !self.lines.is_empty()
+            || !self.replies.is_empty()
+            || !self.forgotten.is_empty()
+            || self.checkpoint
+    }
+
+    /// The operations to commit now; `None` if a commit is under way or nothing waits.
+    pub(super) fn take(&mut self, checkpoint: Option<String>) -> Option<Vec<Op>> {
+        if self.flying.is_some() || !self.is_full() {
+            return None;
+        }
+        let mut ops = Vec::with_capacity(self.lines.len() + 1);
+        for (id, lines) in std::mem::take(&mut self.lines) {
+            ops.push(store::append(
+                format!("{}.eventlog", id.kvs_path()),
+                lines.as_bytes(),
+            ));
+        }
+        for id in &self.forgotten {
+            ops.push(Op {
+                key: id.kvs_path(),
+                flags: 0,
+                dirent: Value::Null,
+            });
+        }
+        if let Some(text) = checkpoint {
+            ops.push(store::put("checkpoint.job-manager", text.as_bytes()));
+        }
+        self.checkpoint = false;
+        self.flying = Some(Waiting {
+            durable: std::mem::take(&mut self.durable),
+            replies: std::mem::take(&mut self.replies),
+            forgotten: std::mem::take(&mut self.forgotten),
+        });
+        Some(ops)
+    }
+
+    /// The commit under way is done: what waited for it.
+    pub(super) fn done(&mut self) -> Waiting {
+        self.flying.take().unwrap_or_default()
+    }
+}
