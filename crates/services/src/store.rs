@@ -23,6 +23,24 @@ pub(crate) fn append(key: impl Into<String>, value: &[u8]) -> Op {
     }
 }
 
+/// An operation that stores a tree object.
+pub(crate) fn object(key: impl Into<String>, object: &TreeObj) -> Op {
+    Op {
+        key: key.into(),
+        flags: 0,
+        dirent: object.to_raw(),
+    }
+}
+
+/// An operation that removes a key.
+pub(crate) fn unlink(key: impl Into<String>) -> Op {
+    Op {
+        key: key.into(),
+        flags: 0,
+        dirent: RawValue::NULL.to_owned(),
+    }
+}
+
 /// Commits operations to the primary namespace.
 pub(crate) async fn commit(handle: &Handle, ops: Vec<Op>, flags: i32) -> Result<(), RpcError> {
     let commit = Commit {

@@ -62,7 +62,9 @@ fn signal(value: &Value) -> Option<i32> {
         true => text,
         false => format!("SIG{text}"),
     };
-    name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    name.parse::<nix::sys::signal::Signal>()
+        .ok()
+        .map(|signal| signal as i32)
 }
 
 fn timeout(value: &Value) -> Option<Option<Duration>> {
@@ -100,7 +102,9 @@ impl Config {
     fn set(&mut self, key: &str, value: &Value) -> Result<(), String> {
         let wrong = || format!("error reading config value exec.{key}: invalid value {value}");
         let text = || value.as_str().map(str::to_owned).ok_or_else(wrong);
-        let bare = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let bare = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         match key {
             "imp" => self.imp = Some(text()?),
             "service" => self.service = text()?,
@@ -133,10 +137,15 @@ impl Config {
                 let percent = value.as_f64().or_else(|| bare.parse().ok());
                 self.max_start_delay_percent = percent.ok_or_else(wrong)?;
             }
-            "max-kill-timeout" | "testexec" | "sdexec-stop-timer-sec"
-            | "sdexec-stop-timer-signal" | "sdexec-constrain-resources" => {}
+            "max-kill-timeout"
+            | "testexec"
+            | "sdexec-stop-timer-sec"
+            | "sdexec-stop-timer-signal"
+            | "sdexec-constrain-resources" => {}
             "sdexec-properties" => {
-                let table = value.as_object().ok_or("exec.sdexec-properties is not a table")?;
+                let table = value
+                    .as_object()
+                    .ok_or("exec.sdexec-properties is not a table")?;
                 for (name, value) in table {
                     if !value.is_string() {
                         return Err(format!("exec.sdexec-properties.{name} is not a string"));

@@ -7,9 +7,7 @@ use jobs::event;
 use module::Severity;
 use proto::job_exec::{Start, StartReply};
 use proto::job_manager::{JobManagerKill, Kill};
-use proto::kvs::{
-    KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace, NamespaceCreate, Op,
-};
+use proto::kvs::{KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace, NamespaceCreate};
 use proto::resource::{Drain, ResourceDrain};
 use proto::rexec::Command;
 use rpc::{Dest, Handle, RpcError};
@@ -154,7 +152,8 @@ async fn try_run(
         answers.release();
         return Ok(());
     }
-    let signed = store::get(&shared.handle, &format!("{}.J", id.kvs_path()));
+    let key = format!("{}.J", id.kvs_path());
+    let signed = store::get(&shared.handle, &key);
     let (created, signed) = tokio::join!(create_namespace(shared, start), signed);
     created?;
     let name = namespace(id);
@@ -194,15 +193,18 @@ async fn try_run(
         namespace: Some(name.clone()),
         target: ".".into(),
     };
-    let op = Op {
-        key: format!("{}.guest", id.kvs_path()),
-        flags: 0,
-        dirent: link.to_value(),
-    };
+    let op = store::object(format!("{}.guest", id.kvs_path()), &link);
     let linked = shared.primary.write(vec![op]);
     let time = now();
     job.log(&[event::plain(time, "init"), event::plain(time, "starting")]);
-    let system = |key: &str| start.jobspec.get("attributes")?.get("system")?.get("exec")?.get(key);
+    let system = |key: &str| {
+        start
+            .jobspec
+            .get("attributes")?
+            .get("system")?
+            .get("exec")?
+            .get(key)
+    };
     let mock = system("bulkexec").and_then(|bulk| bulk.get("mock_exception")?.as_str());
     match mock {
         Some(when @ ("init" | "starting")) => {
@@ -244,7 +246,9 @@ async fn create_namespace(shared: &Shared, start: &Start) -> Result<(), RpcError
         owner: i64::from(start.userid.0),
         flags: 0,
     };
-    let created = shared.handle.call::<KvsNamespaceCreate>(Dest::Rank(Rank::LEADER), &request);
+    let created = shared
+        .handle
+        .call::<KvsNamespaceCreate>(Dest::Rank(Rank::LEADER), &request);
     match created.await {
         Err(error) if error.errno != Errno::EEXIST => Err(RpcError::new(
             error.errno,
@@ -259,18 +263,19 @@ async fn graft(shared: &Shared, id: JobId, name: &str) -> Result<(), RpcError> {
     let request = Namespace {
         namespace: name.to_owned(),
     };
-    let root = shared.handle.call::<KvsGetroot>(Dest::Rank(Rank::LEADER), &request).await?;
+    let root = shared
+        .handle
+        .call::<KvsGetroot>(Dest::Rank(Rank::LEADER), &request)
+        .await?;
     let root: BlobRef = root
         .rootref
         .parse()
         .map_err(|_| RpcError::new(Errno::EPROTO, "guest namespace root is no blobref"))?;
-    let op = Op {
-        key: format!("{}.guest", id.kvs_path()),
-        flags: 0,
-        dirent: TreeObj::DirRef(root).to_value(),
-    };
+    let op = store::object(format!("{}.guest", id.kvs_path()), &TreeObj::DirRef(root));
     shared.primary.commit(vec![op]).await?;
-    let removed = shared.handle.call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
+    let removed = shared
+        .handle
+        .call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
     removed.await.map(drop)
 }
 
@@ -284,14 +289,18 @@ fn context(time: f64, name: &str, context: Value) -> Entry {
 /// The broker's own program, whose `shell` command is the built-in job shell.
 fn own_program() -> String {
     let path = std::env::current_exe();
-    path.map_or_else(|_| "flux".into(), |path| path.to_string_lossy().into_owned())
+    path.map_or_else(
+        |_| "flux".into(),
+        |path| path.to_string_lossy().into_owned(),
+    )
 }
 
 impl Job<'_> {
     /// Adds events to the exec eventlog.
     fn log(&self, entries: &[Entry]) -> tokio::sync::oneshot::Receiver<Result<(), RpcError>> {
         let text = spec::eventlog::encode(entries);
-        self.guest.write(vec![store::append("exec.eventlog", text.as_bytes())])
+        self.guest
+            .write(vec![store::append("exec.eventlog", text.as_bytes())])
     }
 
     fn command(&mut self, path: Option<&str>, start: &Start, signed: Option<String>) -> Command {
@@ -306,16 +315,26 @@ impl Job<'_> {
             env.insert("FLUX_SHELL_R".into(), resources.into());
         }
         let dec = self.id.0.to_string();
-        let configured = path.map(str::to_owned).or_else(|| self.config.job_shell.clone());
+        let configured = path
+            .map(str::to_owned)
+            .or_else(|| self.config.job_shell.clone());
         let mut cmdline = match configured {
             Some(path) => vec![path],
             None => vec![own_program(), "shell".into()],
         };
         cmdline.push(dec.clone());
         self.component = "flux-shell".into();
-        if let Some(imp) = self.config.imp.clone().filter(|_| start.userid != self.shared.owner) {
+        if let Some(imp) = self
+            .config
+            .imp
+            .clone()
+            .filter(|_| start.userid != self.shared.owner)
+        {
             cmdline.splice(0..0, [imp, "exec".into()]);
-            env.insert("FLUX_IMP_EXEC_HELPER".into(), format!("flux imp_exec_helper {dec}").into());
+            env.insert(
+                "FLUX_IMP_EXEC_HELPER".into(),
+                format!("flux imp_exec_helper {dec}").into(),
+            );
             self.component = "flux-imp".into();
         } else if cmdline.len() == 2 {
             let base = cmdline[0].rsplit('/').next().unwrap_or_default();
@@ -429,7 +448,10 @@ impl Job<'_> {
             self.fail("exec", &note);
         }
         if !active.is_empty() {
-            self.exit_end = self.config.shell_exit_timeout.map(|limit| Instant::now() + limit);
+            self.exit_end = self
+                .config
+                .shell_exit_timeout
+                .map(|limit| Instant::now() + limit);
         }
     }
 
@@ -460,7 +482,10 @@ impl Job<'_> {
             }
         } else if error.errno == Errno::ENOSYS {
             let service = &self.config.service;
-            self.fail("exec", &format!("{service} service is not loaded on {host} (rank {rank})"));
+            self.fail(
+                "exec",
+                &format!("{service} service is not loaded on {host} (rank {rank})"),
+            );
         } else if !started || self.failed.is_none() {
             let note = format!("job shell exec error on broker {host} (rank {rank}): {error}");
             self.fail("exec", &note);
@@ -483,7 +508,10 @@ impl Job<'_> {
         let payload = json!({"type": "lost-shell", "severity": if critical { 0 } else { 2 },
             "shell_rank": at, "message": message});
         let plain = self.id.f58_plain();
-        let topic = format!("{}-shell-{plain}.exception", self.answers.message.cred.userid);
+        let topic = format!(
+            "{}-shell-{plain}.exception",
+            self.answers.message.cred.userid
+        );
         let rank = Rank(leader.rank);
         let payload = proto::json_payload(&payload);
         let call = self.shared.handle.call_raw(topic.into(), rank, payload);
@@ -566,7 +594,8 @@ impl Job<'_> {
     fn on_time(&mut self, time: Instant) -> bool {
         let due = |timer: &mut Option<Instant>| timer.take_if(|end| *end <= time).is_some();
         if due(&mut self.expiration) {
-            self.answers.exception("timeout", 0, "resource allocation expired");
+            self.answers
+                .exception("timeout", 0, "resource allocation expired");
             self.kill_tasks(nix::sys::signal::Signal::SIGALRM as i32);
             self.failed.get_or_insert(None);
             let pause = self.config.kill_timeout;
@@ -596,7 +625,11 @@ impl Job<'_> {
                 .filter(|shell| shell.status.is_none())
                 .map(|shell| shell.host.as_str())
                 .collect();
-            let limit = self.config.shell_exit_timeout.unwrap_or_default().as_secs_f64();
+            let limit = self
+                .config
+                .shell_exit_timeout
+                .unwrap_or_default()
+                .as_secs_f64();
             let note = format!(
                 "job shells still active on {} (rank {active}) {} after leader shell exit",
                 hosts.join(","),
@@ -646,7 +679,10 @@ impl Job<'_> {
             reason: Some(reason),
             mode: Some("update".into()),
         };
-        let call = self.shared.handle.call::<ResourceDrain>(Dest::Rank(Rank::LEADER), &request);
+        let call = self
+            .shared
+            .handle
+            .call::<ResourceDrain>(Dest::Rank(Rank::LEADER), &request);
         let host = self.shared.host.clone();
         tokio::task::spawn_local(async move {
             if let Err(error) = call.await {

@@ -52,7 +52,10 @@ pub(super) async fn run(
     let begin = ["init", "starting", "recoverable"].map(|name| event::plain(time, name));
     // Readers follow along; nothing here depends on it being stored already.
     drop(log(&begin));
-    let overrides = test.get("override").and_then(Value::as_i64).is_some_and(|on| on != 0);
+    let overrides = test
+        .get("override")
+        .and_then(Value::as_i64)
+        .is_some_and(|on| on != 0);
     let mut status = test.get("wait_status").and_then(Value::as_i64).unwrap_or(0) as i32;
     let mut end = None;
     let mut failed = None;
@@ -114,7 +117,10 @@ fn run_time(test: &Value, start: &Start) -> Option<Duration> {
     };
     let seconds = own.or_else(|| {
         let system = start.jobspec.get("attributes")?.get("system")?;
-        system.get("duration")?.as_f64().filter(|seconds| *seconds > 0.0)
+        system
+            .get("duration")?
+            .as_f64()
+            .filter(|seconds| *seconds > 0.0)
     });
     Duration::try_from_secs_f64(seconds.unwrap_or(0.0)).ok()
 }

@@ -90,7 +90,8 @@ impl Shared {
     /// Hands something to a running job. Whether there is such a job.
     fn control(&self, id: JobId, control: Control) -> bool {
         let jobs = self.jobs.borrow();
-        jobs.get(&id).is_some_and(|job| job.control.send(control).is_ok())
+        jobs.get(&id)
+            .is_some_and(|job| job.control.send(control).is_ok())
     }
 }
 
@@ -109,7 +110,10 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     let hello = ExecHello {
         service: context.name().to_owned(),
     };
-    context.handle.call::<JobManagerExecHello>(Dest::Any, &hello).await?;
+    context
+        .handle
+        .call::<JobManagerExecHello>(Dest::Any, &hello)
+        .await?;
     let routes = routes();
     context.ready();
     while let Some(input) = context.next().await {
@@ -141,12 +145,14 @@ type State = Rc<Shared>;
 
 fn routes() -> Routes<State> {
     Routes::new()
-        .on_message("start", Access::Owner, |shared: &mut State, handle, message| {
-            match Start::decode(message.payload.as_ref()) {
+        .on_message(
+            "start",
+            Access::Owner,
+            |shared: &mut State, handle, message| match Start::decode(message.payload.as_ref()) {
                 Ok(start) => begin(shared, message, start),
                 Err(_) => handle.respond_error(&message, &Errno::EPROTO.into()),
-            }
-        })
+            },
+        )
         .on::<JobExecExpiration>(|shared, request, wish| {
             if shared.control(wish.id, Control::Expiration(wish.expiration)) {
                 request.reply(&Empty {});
@@ -172,7 +178,11 @@ fn routes() -> Routes<State> {
             let message = request.message().clone();
             let owner = shared.jobs.borrow().get(&entry.id).map(|job| job.userid);
             let refuse = |errno, text| {
-                barrier::answer(&shared.handle, request.message(), Err(RpcError::new(errno, text)));
+                barrier::answer(
+                    &shared.handle,
+                    request.message(),
+                    Err(RpcError::new(errno, text)),
+                );
             };
             match owner {
                 None => refuse(Errno::ENOENT, "job not found"),
@@ -196,7 +206,8 @@ fn routes() -> Routes<State> {
                 .borrow()
                 .iter()
                 .map(|(id, job)| {
-                    let about = json!({"implementation": job.implementation, "ns": job::namespace(*id)});
+                    let about =
+                        json!({"implementation": job.implementation, "ns": job::namespace(*id)});
                     (id.f58(), about)
                 })
                 .collect();
@@ -204,13 +215,15 @@ fn routes() -> Routes<State> {
             stats.insert("jobs".into(), Value::Object(jobs));
             request.reply(&stats);
         })
-        .on::<ModuleConfigReload>(|shared, request, config| match Config::parse(&config, &[]) {
-            Ok(config) => {
-                *shared.config.borrow_mut() = Rc::new(config);
-                request.reply(&Empty {});
-            }
-            Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
-        })
+        .on::<ModuleConfigReload>(
+            |shared, request, config| match Config::parse(&config, &[]) {
+                Ok(config) => {
+                    *shared.config.borrow_mut() = Rc::new(config);
+                    request.reply(&Empty {});
+                }
+                Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
+            },
+        )
 }
 
 fn begin(shared: &State, message: Message, start: Start) {
@@ -228,7 +241,11 @@ fn begin(shared: &State, message: Message, start: Start) {
     let running = Running {
         userid: start.userid,
         control,
-        implementation: if test.is_some() { "testexec" } else { "bulk-exec" },
+        implementation: if test.is_some() {
+            "testexec"
+        } else {
+            "bulk-exec"
+        },
         overridden: overrides.then_some(false),
     };
     shared.jobs.borrow_mut().insert(id, running);
@@ -267,7 +284,11 @@ fn override_job(
     };
     *started = true;
     let status = wish.status.unwrap_or(0);
-    if job.control.send(Control::Override { start, status }).is_err() {
+    if job
+        .control
+        .send(Control::Override { start, status })
+        .is_err()
+    {
         return refuse(Errno::ENOENT, "Job not found");
     }
     Ok(())

@@ -57,7 +57,9 @@ impl Writer {
 
     /// As [`Writer::write`], and waits.
     pub(super) async fn commit(&self, ops: Vec<Op>) -> Result<(), RpcError> {
-        self.write(ops).await.unwrap_or_else(|_| Err(Errno::ECANCELED.into()))
+        self.write(ops)
+            .await
+            .unwrap_or_else(|_| Err(Errno::ECANCELED.into()))
     }
 
     async fn pump(&self) {
@@ -78,7 +80,11 @@ impl Writer {
                 namespace: (*self.namespace).to_owned(),
                 flags: 0,
             };
-            let result = self.handle.call::<KvsCommit>(Dest::Any, &commit).await.map(drop);
+            let result = self
+                .handle
+                .call::<KvsCommit>(Dest::Any, &commit)
+                .await
+                .map(drop);
             for done in waiting {
                 // Not everybody who writes waits.
                 let _nobody_waits = done.send(result.clone());

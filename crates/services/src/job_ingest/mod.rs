@@ -22,7 +22,6 @@ use proto::job_ingest::{
     Clock, JobIngestGetinfo, JobIngestStats, JobIngestSubmit, Submit, Submitted, flags,
 };
 use proto::job_manager::{self, JobManagerGetinfo, JobManagerSubmit, NewJob, SubmitErrors};
-use proto::kvs::Op;
 use proto::sched::{Feasibility, FeasibilityCheck};
 use rpc::{Dest, Handle, Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
@@ -334,11 +333,7 @@ impl State {
                 Some((_, text)) => {
                     let error = RpcError::new(Errno::EINVAL, text.clone());
                     self.handle.respond_error(&message, &error);
-                    unlink.push(Op {
-                        key: id.kvs_path(),
-                        flags: 0,
-                        dirent: Value::Null,
-                    });
+                    unlink.push(store::unlink(id.kvs_path()));
                 }
             }
         }

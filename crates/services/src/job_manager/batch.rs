@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use jobs::Reply;
 use proto::kvs::Op;
-use serde_json::Value;
 use types::JobId;
 use wire::Message;
 
@@ -68,11 +67,7 @@ impl Batch {
             ));
         }
         for id in &self.forgotten {
-            ops.push(Op {
-                key: id.kvs_path(),
-                flags: 0,
-                dirent: Value::Null,
-            });
+            ops.push(store::unlink(id.kvs_path()));
         }
         if let Some(text) = checkpoint {
             ops.push(store::put("checkpoint.job-manager", text.as_bytes()));

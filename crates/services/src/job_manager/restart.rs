@@ -5,7 +5,7 @@ use module::Severity;
 use proto::kvs::{KvsLookup, Lookup, PRIMARY, flags};
 use rpc::{Call, Dest, Handle, RpcError};
 use serde_json::{Map, Value, json};
-use spec::eventlog;
+use spec::{TreeObj, eventlog};
 use types::{Errno, JobId};
 
 use super::{Posted, State, journal};
@@ -29,12 +29,12 @@ fn lookup(handle: &Handle, key: String, flags: i32) -> Call<proto::kvs::Found> {
 async fn names(handle: &Handle, key: &str) -> Result<Vec<String>, RpcError> {
     match lookup(handle, key.to_owned(), flags::READDIR).await {
         Ok(found) => {
-            let entries = found.val.get("data").and_then(Value::as_object);
-            Ok(entries
-                .into_iter()
-                .flatten()
-                .map(|(name, _)| name.clone())
-                .collect())
+            let found = TreeObj::decode(found.val.get().as_bytes());
+            match found {
+                Ok(TreeObj::Dir(entries)) => Ok(entries.into_keys().collect()),
+                Ok(_) => Ok(Vec::new()),
+                Err(error) => Err(RpcError::new(error.errno(), error.to_string())),
+            }
         }
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -157,14 +157,11 @@ fn restore(jobs: &mut Jobs, stored: Stored) -> Result<(), String> {
 /// Moves a job that cannot be read out of the way.
 async fn lose(state: &State, id: JobId) -> Result<(), RpcError> {
     let found = lookup(&state.handle, id.kvs_path(), flags::TREEOBJ).await?;
-    let op = |key: String, dirent: Value| proto::kvs::Op {
-        key,
-        flags: 0,
-        dirent,
-    };
+    let found = TreeObj::decode(found.val.get().as_bytes())
+        .map_err(|error| RpcError::new(error.errno(), error.to_string()))?;
     let ops = vec![
-        op(format!("job-lost+found.job.{}", id.f58_plain()), found.val),
-        op(id.kvs_path(), Value::Null),
+        store::object(format!("job-lost+found.job.{}", id.f58_plain()), &found),
+        store::unlink(id.kvs_path()),
     ];
     store::commit(&state.handle, ops, 0).await
 }

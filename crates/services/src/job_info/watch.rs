@@ -1,0 +1,373 @@
+//! Followed eventlogs and followed R or jobspec.
+
+use std::rc::Rc;
+
+use proto::Payload;
+use proto::job_info::{
+    Event, EventlogWatch, JobInfoEventlogWatch, JobInfoUpdateWatch, Update, watch_flags,
+};
+use proto::kvs::{Found, KvsWatchLookup, Lookup, PRIMARY, flags};
+use rpc::{Dest, Handle, Request, RpcError, Stream};
+use serde_json::{Map, Value};
+use spec::{Entry, TreeObj};
+use types::Errno;
+use wire::Message;
+
+use super::{Shared, apply_updates, check_access, key_of};
+use crate::store;
+
+fn refuse(text: &str) -> RpcError {
+    RpcError::new(Errno::EPROTO, text)
+}
+
+/// A followed value: what is there, then what is added.
+struct Follow {
+    stream: Stream<Found>,
+    /// Bytes of an incomplete line.
+    rest: Vec<u8>,
+    /// Bytes to leave out: somebody has them already.
+    skip: usize,
+    /// Bytes seen.
+    seen: usize,
+}
+
+/// What a followed value brings.
+enum News {
+    /// Complete lines.
+    Lines(Vec<String>),
+    /// All there was has been told.
+    Sentinel,
+    /// It is over.
+    End(RpcError),
+}
+
+impl Follow {
+    fn start(handle: &Handle, namespace: &str, key: String, more: i32) -> Follow {
+        let request = Lookup {
+            key,
+            flags: flags::WATCH | flags::WATCH_APPEND | more,
+            namespace: Some(namespace.to_owned()),
+            rootdir: None,
+            rootseq: None,
+        };
+        Follow {
+            stream: handle.stream::<KvsWatchLookup>(Dest::Any, &request),
+            rest: Vec::new(),
+            skip: 0,
+            seen: 0,
+        }
+    }
+
+    async fn next(&mut self) -> News {
+        let found = match self.stream.next_raw().await {
+            Ok(Some(Some(bytes))) => Found::decode(Some(&bytes)),
+            Ok(Some(None)) => return News::Sentinel,
+            Ok(None) => return News::End(Errno::ENODATA.into()),
+            Err(error) => return News::End(error),
+        };
+        let object = match found {
+            Ok(found) => TreeObj::decode(found.val.get().as_bytes()),
+            Err(error) => return News::End(refuse(&error.to_string())),
+        };
+        let bytes = match object {
+            Ok(TreeObj::Val(bytes)) => bytes,
+            _ => return News::End(refuse("eventlog is not a value")),
+        };
+        self.take(&bytes)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> News {
+        self.seen += bytes.len();
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        self.rest.extend_from_slice(&bytes[skipped..]);
+        let mut lines = Vec::new();
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            match String::from_utf8(line) {
+                Ok(line) => lines.push(line),
+                Err(_) => return News::End(refuse("eventlog is not text")),
+            }
+        }
+        News::Lines(lines)
+    }
+}
+
+/// `job-info.eventlog-watch`.
+pub(super) fn eventlog(shared: &Rc<Shared>, request: Request<JobInfoEventlogWatch>) {
+    let wanted = match EventlogWatch::decode(request.message().payload.as_ref()) {
+        Ok(wanted) => wanted,
+        Err(_) => return request.fail(Errno::EPROTO),
+    };
+    if wanted.flags & !(watch_flags::WAITCREATE | watch_flags::INITIAL_SENTINEL) != 0 {
+        return request.fail(refuse("eventlog-watch request rejected with invalid flag"));
+    }
+    if !request.is_streaming() {
+        let text = "eventlog-watch request rejected without streaming RPC flag";
+        return request.fail(refuse(text));
+    }
+    let path = match wanted.path.strip_prefix("guest.") {
+        Some(path) => Some(path.to_owned()),
+        None if wanted.guest => Some(wanted.path.clone()),
+        None => None,
+    };
+    let (state, message) = (shared.clone(), request.message().clone());
+    let is_guest = path.is_some();
+    let task = async move {
+        let checked = check_access(&state, message.cred, wanted.id).await;
+        let watch = Watch {
+            shared: state,
+            message,
+            wanted,
+        };
+        let ended = match (checked, path) {
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => watch.main().await,
+            (Ok(()), Some(path)) => watch.guest(&path).await,
+        };
+        ended.err().unwrap_or_else(|| Errno::ENODATA.into())
+    };
+    shared.watch(request.message(), is_guest, false, task);
+}
+
+struct Watch {
+    shared: Rc<Shared>,
+    message: Message,
+    wanted: EventlogWatch,
+}
+
+impl Watch {
+    fn tell(&self, lines: Vec<String>) {
+        for event in lines {
+            self.shared.handle.respond(&self.message, &Event { event });
+        }
+    }
+
+    fn sentinel(&self) {
+        self.shared
+            .handle
+            .respond_raw(&self.message, bytes::Bytes::new());
+    }
+
+    fn flags(&self) -> i32 {
+        let mut bits = 0;
+        if self.wanted.flags & watch_flags::WAITCREATE != 0 {
+            bits |= flags::WAITCREATE;
+        }
+        if self.wanted.flags & watch_flags::INITIAL_SENTINEL != 0 {
+            bits |= flags::WATCH_INITIAL_SENTINEL;
+        }
+        bits
+    }
+
+    /// Follows a log in the primary namespace; the job's own ends with `clean`.
+    async fn main(&self) -> Result<(), RpcError> {
+        let key = key_of(self.wanted.id, &self.wanted.path);
+        let mut follow = Follow::start(&self.shared.handle, PRIMARY, key, self.flags());
+        let is_main = self.wanted.path == "eventlog";
+        loop {
+            match follow.next().await {
+                News::Lines(lines) => {
+                    let ends = is_main && lines.iter().any(|line| is_named(line, "clean"));
+                    self.tell(lines);
+                    if ends {
+                        return Ok(());
+                    }
+                }
+                News::Sentinel => self.sentinel(),
+                News::End(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Follows a log of the guest's: in the guest namespace while there is one, then where its
+    /// contents are left.
+    async fn guest(&self, path: &str) -> Result<(), RpcError> {
+        let handle = &self.shared.handle;
+        let mut main = Follow::start(handle, PRIMARY, key_of(self.wanted.id, "eventlog"), 0);
+        // Without `start` there may be no namespace yet, and never one.
+        let mut over = false;
+        let mut started = false;
+        while !started && !over {
+            match main.next().await {
+                News::Lines(lines) => {
+                    started |= lines.iter().any(|line| is_named(line, "start"));
+                    over |= lines.iter().any(|line| is_named(line, "clean"));
+                }
+                News::Sentinel => {}
+                News::End(error) => return Err(error),
+            }
+        }
+        let mut seen = 0;
+        if !over {
+            let namespace = format!("job-{}", self.wanted.id.0);
+            // The log may not be there yet, though the job runs.
+            let more = self.flags() | flags::WAITCREATE;
+            let more = match self.wanted.flags & watch_flags::WAITCREATE {
+                0 => self.flags(),
+                _ => more,
+            };
+            let mut follow = Follow::start(handle, &namespace, path.to_owned(), more);
+            loop {
+                match follow.next().await {
+                    News::Lines(lines) => self.tell(lines),
+                    News::Sentinel => self.sentinel(),
+                    // The namespace went, or this kind of job has none.
+                    News::End(error) if error.errno == Errno::ENOTSUP => break,
+                    News::End(error) if error.errno == Errno::ENODATA => break,
+                    News::End(error) => return Err(error),
+                }
+            }
+            seen = follow.seen - follow.rest.len();
+        }
+        self.left(path, seen, main, over).await
+    }
+
+    /// Follows what a guest left, from the byte offset `seen` on, to the end of the job.
+    async fn left(
+        &self,
+        path: &str,
+        seen: usize,
+        mut main: Follow,
+        mut over: bool,
+    ) -> Result<(), RpcError> {
+        let handle = &self.shared.handle;
+        let key = key_of(self.wanted.id, &format!("guest.{path}"));
+        let mut told = seen;
+        let mut silent = seen > 0;
+        loop {
+            // Looked at again after each event of the job; the last look is after `clean`.
+            let last = over;
+            let text = match store::get(handle, &key).await {
+                Ok(text) => text,
+                Err(error) if error.errno == Errno::ENOTSUP && !last => None,
+                Err(error) => return Err(error),
+            };
+            match text {
+                Some(bytes) if bytes.len() > told => {
+                    let mut follow = Lines::default();
+                    self.tell(follow.take(&bytes[told..])?);
+                    told = bytes.len() - follow.rest.len();
+                }
+                None if last && told == 0 => {
+                    let text = format!("{}: key not found", self.wanted.path);
+                    return Err(RpcError::new(Errno::ENOENT, text));
+                }
+                _ => {}
+            }
+            if !silent && told > 0 {
+                silent = true;
+                if self.wanted.flags & watch_flags::INITIAL_SENTINEL != 0 {
+                    self.sentinel();
+                }
+            }
+            if last {
+                return Ok(());
+            }
+            match main.next().await {
+                News::Lines(lines) => {
+                    over |= lines.iter().any(|line| is_named(line, "clean"));
+                }
+                News::Sentinel => {}
+                News::End(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Cuts bytes into lines.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) -> Result<Vec<String>, RpcError> {
+        let end = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        self.rest = bytes[end..].to_vec();
+        let text =
+            std::str::from_utf8(&bytes[..end]).map_err(|_| refuse("eventlog is not text"))?;
+        Ok(text.split_inclusive('\n').map(str::to_owned).collect())
+    }
+}
+
+fn is_named(line: &str, name: &str) -> bool {
+    Entry::decode(line.as_bytes()).is_ok_and(|entry| entry.name == name)
+}
+
+/// `job-info.update-watch`.
+pub(super) fn updates(shared: &Rc<Shared>, request: Request<JobInfoUpdateWatch>) {
+    let wanted = match Update::decode(request.message().payload.as_ref()) {
+        Ok(wanted) => wanted,
+        Err(_) => return request.fail(Errno::EPROTO),
+    };
+    if !matches!(wanted.key.as_str(), "R" | "jobspec") {
+        let text = "update-watch unsupported key specified";
+        return request.fail(RpcError::new(Errno::EINVAL, text));
+    }
+    if wanted.flags != 0 {
+        return request.fail(refuse("update-watch request rejected with invalid flag"));
+    }
+    if !request.is_streaming() {
+        let text = "update-watch request rejected without streaming RPC flag";
+        return request.fail(refuse(text));
+    }
+    let (state, message) = (shared.clone(), request.message().clone());
+    let task = async move {
+        let ended = match check_access(&state, message.cred, wanted.id).await {
+            Ok(()) => follow_updates(&state, &message, &wanted).await,
+            Err(error) => Err(error),
+        };
+        ended.err().unwrap_or_else(|| Errno::ENODATA.into())
+    };
+    shared.watch(request.message(), false, true, task);
+}
+
+async fn follow_updates(
+    shared: &Shared,
+    message: &Message,
+    wanted: &Update,
+) -> Result<(), RpcError> {
+    let handle = &shared.handle;
+    let mut main = Follow::start(handle, PRIMARY, key_of(wanted.id, "eventlog"), 0);
+    let mut log: Vec<Entry> = Vec::new();
+    let mut told: Option<Map<String, Value>> = None;
+    loop {
+        match main.next().await {
+            News::Lines(lines) => {
+                log.extend(
+                    lines
+                        .iter()
+                        .filter_map(|line| Entry::decode(line.as_bytes()).ok()),
+                );
+            }
+            News::Sentinel => continue,
+            News::End(error) if error.errno == Errno::ENOENT => {
+                return Err(RpcError::new(Errno::ENOENT, "invalid job id"));
+            }
+            News::End(error) => return Err(error),
+        }
+        let over = log.iter().any(|entry| entry.name == "clean");
+        let there = wanted.key == "jobspec" || log.iter().any(|entry| entry.name == "alloc");
+        if there {
+            let bytes = store::get(handle, &key_of(wanted.id, &wanted.key)).await?;
+            let missing = || RpcError::new(Errno::ENOENT, format!("{}: key not found", wanted.key));
+            let mut object: Map<String, Value> =
+                serde_json::from_slice(&bytes.ok_or_else(missing)?)
+                    .map_err(|error| refuse(&error.to_string()))?;
+            apply_updates(&wanted.key, &mut object, &log);
+            if told.as_ref() != Some(&object) {
+                let mut reply = Map::new();
+                reply.insert(wanted.key.clone(), Value::Object(object.clone()));
+                handle.respond(message, &reply);
+                told = Some(object);
+            }
+        }
+        if over {
+            return Ok(());
+        }
+    }
+}
