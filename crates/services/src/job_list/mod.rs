@@ -128,6 +128,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         .stream::<JobManagerJournal>(Dest::Any, &wanted);
     let routes = routes();
     context.ready();
+    let mut journal_ended = false;
     loop {
         let due = state.stats_due;
         tokio::select! {
@@ -139,7 +140,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                 },
                 Some(Input::Event(event)) => state.on_event(&event),
             },
-            events = journal.next() => match events {
+            events = journal.next(), if !journal_ended => match events {
                 Ok(Some(events)) => {
                     if state.on_journal(events) {
                         for message in state.deferred.take().unwrap_or_default() {
@@ -147,8 +148,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                         }
                     }
                 }
-                // The job manager ends first when the instance does.
-                Ok(None) => break,
+                // The job manager is unloaded: there is no news, but answers to give.
+                Ok(None) => journal_ended = true,
                 Err(error) => {
                     let text = format!("job-manager.events-journal: {error}");
                     return Err(Failure::new(error.errno, text));
@@ -165,8 +166,6 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     for follower in &state.followers {
         follower.end();
     }
-    // Whoever unloads this module asks it to end once more.
-    while context.next().await.is_some() {}
     Ok(())
 }
 
