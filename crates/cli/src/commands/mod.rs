@@ -20,6 +20,7 @@ pub(crate) mod python;
 pub(crate) mod queue;
 pub(crate) mod resource;
 pub(crate) mod shutdown;
+pub(crate) mod storage;
 pub(crate) mod uptime;
 pub(crate) mod version;
 
@@ -48,6 +49,16 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "env",
         "Show the environment, or run a command in it",
         version::env,
+    ),
+    (
+        "dump",
+        "Write the key-value store to an archive",
+        storage::dump::run,
+    ),
+    (
+        "restore",
+        "Read the key-value store from an archive",
+        storage::restore::run,
     ),
     ("event", "Publish and follow events", event::run),
     ("heaptrace", "", heaptrace::run),

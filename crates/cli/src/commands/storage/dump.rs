@@ -1,0 +1,394 @@
+//! `flux dump`: the tree as an archive.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use client::Client;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proto::Raw;
+use rpc::{Call, Dest};
+use spec::{BlobRef, TreeObj};
+use tar::{EntryType, Header};
+
+use super::tree::{self, Blobs};
+use super::{Format, maxreqs, os_error, shows, status};
+use crate::driver::Invocation;
+use crate::fail::{self, Fail};
+use crate::options::{Family, Parser, arg, flag};
+use crate::{err, timefmt};
+
+const PROG: &str = "flux-dump";
+/// Loads under way unless `--maxreqs` says otherwise.
+const LOADS_MAX: usize = 2;
+
+static DUMP: Parser = Parser {
+    name: "flux dump",
+    usage: "[OPTIONS] OUTFILE",
+    about: "Dump KVS snapshot to a portable archive format",
+    family: Family::G,
+    opts: &[
+        flag('v', "verbose", "List keys on stderr as they are archived"),
+        flag('q', "quiet", "Don't show periodic progress updates"),
+        flag('\0', "checkpoint", "Dump from checkpoint"),
+        flag('\0', "no-cache", "Bypass the broker content cache"),
+        flag(
+            '\0',
+            "ignore-failed-read",
+            "Treat content load errors as non-fatal",
+        ),
+        flag(
+            '\0',
+            "sd-notify",
+            "Send status updates to systemd via flux-broker(1)",
+        ),
+        arg(
+            '\0',
+            "maxreqs",
+            "N",
+            "Increase number of concurrent requests (default 2)",
+        ),
+    ],
+};
+
+pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
+    let args = match DUMP.parse(words) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let [path] = args.words.as_slice() else {
+        return DUMP.wrong_words();
+    };
+    fail::run(PROG, async {
+        let loads_max = maxreqs(&args, LOADS_MAX)?;
+        let format = Format::of(path)?;
+        let client = fail::connect_builtin().await?;
+        let blobs = Blobs::new(&client, args.has("no-cache"));
+        let (root, time) = if args.has("checkpoint") {
+            let checkpoints = blobs.checkpoints().await?;
+            let newest = checkpoints
+                .first()
+                .ok_or_else(|| Fail::of("error fetching checkpoints", types::Errno::ENOENT))?;
+            (tree::rootref(&newest.rootref)?, newest.timestamp)
+        } else {
+            let root = tree::live_root(&client, Dest::Any)
+                .await
+                .map_err(|error| Fail::of("error fetching current KVS root", error.errno))?;
+            (tree::rootref(&root.rootref)?, None)
+        };
+        let mut dump = Dump {
+            client: &client,
+            archive: Archive::create(path, format, time.unwrap_or_else(timefmt::now))?,
+            keys: 0,
+            verbose: args.has("verbose"),
+            progress: !args.has("verbose") && !args.has("quiet"),
+            notify: args.has("sd-notify"),
+            ignore: args.has("ignore-failed-read"),
+        };
+        let walked = dump.walk(&blobs, root, loads_max).await;
+        if let Err(fail) = walked {
+            // What was written is of no use, and removing it is not ours to do.
+            if dump.progress && dump.keys > 0 {
+                status("\n");
+            }
+            return Err(fail);
+        }
+        dump.finish().await;
+        dump.archive.finish(path)?;
+        Ok(0)
+    })
+}
+
+/// A blob on its way, and what it is for. Answers are taken in the order of the requests, so that
+/// the pieces of one value follow each other.
+enum Load {
+    Dir {
+        path: String,
+        call: Call<Raw>,
+    },
+    Piece {
+        path: String,
+        index: usize,
+        last: bool,
+        call: Call<Raw>,
+    },
+}
+
+/// A blob still to ask for.
+enum Todo {
+    Dir(String, BlobRef),
+    Value(String, Vec<BlobRef>, usize),
+}
+
+struct Dump<'a> {
+    client: &'a Client,
+    archive: Archive,
+    keys: u64,
+    verbose: bool,
+    progress: bool,
+    notify: bool,
+    ignore: bool,
+}
+
+impl Dump<'_> {
+    async fn walk(&mut self, blobs: &Blobs<'_>, root: BlobRef, max: usize) -> Result<(), Fail> {
+        // The newest entry first: the work list stays as short as the tree is deep and wide.
+        let mut todo = vec![Todo::Dir(String::new(), root)];
+        let mut loads: VecDeque<Load> = VecDeque::new();
+        let mut value = Some(Vec::new());
+        loop {
+            while loads.len() < max
+                && let Some(next) = todo.pop()
+            {
+                match next {
+                    Todo::Dir(path, blobref) => {
+                        let call = blobs.load(&blobref);
+                        loads.push_back(Load::Dir { path, call });
+                    }
+                    Todo::Value(path, refs, index) => {
+                        let call = blobs.load(&refs[index]);
+                        let last = index + 1 == refs.len();
+                        loads.push_back(Load::Piece {
+                            path: path.clone(),
+                            index,
+                            last,
+                            call,
+                        });
+                        if !last {
+                            todo.push(Todo::Value(path, refs, index + 1));
+                        }
+                    }
+                }
+            }
+            match loads.pop_front() {
+                None => return Ok(()),
+                Some(Load::Dir { path, call }) => {
+                    let entries = match call.await {
+                        Ok(Raw(blob)) => tree::directory(&blob),
+                        Err(error) => Err(error.errno),
+                    };
+                    match entries {
+                        Ok(entries) => self.directory(&path, entries, &mut todo)?,
+                        Err(errno) => {
+                            self.missing(format!("{path}: could not load content: {errno}"))?;
+                        }
+                    }
+                }
+                Some(Load::Piece {
+                    path,
+                    index,
+                    last,
+                    call,
+                }) => {
+                    match call.await {
+                        Ok(Raw(blob)) => {
+                            if let Some(value) = &mut value {
+                                value.extend_from_slice(&blob);
+                            }
+                        }
+                        Err(error) => {
+                            // Only the first gap of a value is told of.
+                            if value.take().is_some() {
+                                self.missing(format!("{path}: missing blobref {index}: {error}"))?;
+                            }
+                        }
+                    }
+                    if last && let Some(bytes) = value.replace(Vec::new()) {
+                        self.archive.file(&path, &bytes)?;
+                        self.count(&path);
+                    }
+                }
+            }
+        }
+    }
+
+    fn directory(
+        &mut self,
+        path: &str,
+        entries: std::collections::BTreeMap<String, TreeObj>,
+        todo: &mut Vec<Todo>,
+    ) -> Result<(), Fail> {
+        let start = todo.len();
+        for (name, object) in entries {
+            let path = if path.is_empty() {
+                name
+            } else {
+                format!("{path}/{name}")
+            };
+            match object {
+                TreeObj::Val(bytes) => {
+                    self.archive.file(&path, &bytes)?;
+                    self.count(&path);
+                }
+                TreeObj::Symlink { namespace, target } => {
+                    let target = match namespace {
+                        Some(namespace) => format!("{namespace}::{target}"),
+                        None => target,
+                    };
+                    self.archive.link(&path, &target)?;
+                    self.count(&path);
+                }
+                TreeObj::ValRef(refs) => todo.push(Todo::Value(path, refs, 0)),
+                TreeObj::DirRef(blobref) => todo.push(Todo::Dir(path, blobref)),
+                TreeObj::Dir(entries) => self.directory(&path, entries, todo)?,
+            }
+        }
+        todo[start..].reverse();
+        Ok(())
+    }
+
+    fn missing(&self, text: String) -> Result<(), Fail> {
+        if self.progress && self.keys > 0 {
+            status("\n");
+        }
+        err!("{text}");
+        if self.ignore {
+            return Ok(());
+        }
+        Err(Fail::silent(1))
+    }
+
+    fn count(&mut self, path: &str) {
+        self.keys += 1;
+        if self.verbose {
+            err!("{path}");
+        }
+        if shows(self.keys) {
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        if self.progress {
+            status(&format!("\r{PROG}: archived {} keys", self.keys));
+        }
+        if self.notify {
+            super::notify(
+                self.client,
+                &format!("flux-dump(1) has archived {} keys", self.keys),
+            );
+        }
+    }
+
+    async fn finish(&self) {
+        self.show();
+        if self.progress {
+            status("\n");
+        }
+        self.client.flush().await;
+    }
+}
+
+enum Sink {
+    Plain(BufWriter<Box<dyn Write>>),
+    Gzip(GzEncoder<BufWriter<Box<dyn Write>>>),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Plain(sink) => sink.write(bytes),
+            Sink::Gzip(sink) => sink.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Plain(sink) => sink.flush(),
+            Sink::Gzip(sink) => sink.flush(),
+        }
+    }
+}
+
+/// A pax archive: ustar headers, extended where a name does not fit.
+struct Archive {
+    builder: tar::Builder<Sink>,
+    time: u64,
+    uid: u64,
+    gid: u64,
+}
+
+impl Archive {
+    fn create(path: &str, format: Format, time: f64) -> Result<Archive, Fail> {
+        let file: Box<dyn Write> = if path == "-" {
+            Box::new(io::stdout())
+        } else {
+            let file =
+                File::create(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
+            Box::new(file)
+        };
+        let file = BufWriter::with_capacity(1 << 16, file);
+        let sink = match format {
+            Format::Tar => Sink::Plain(file),
+            Format::TarGz => Sink::Gzip(GzEncoder::new(file, Compression::default())),
+        };
+        Ok(Archive {
+            builder: tar::Builder::new(sink),
+            // Times before the epoch are no times of ours.
+            time: time.max(0.0) as u64,
+            uid: nix::unistd::getuid().as_raw().into(),
+            gid: nix::unistd::getgid().as_raw().into(),
+        })
+    }
+
+    fn file(&mut self, path: &str, bytes: &[u8]) -> Result<(), Fail> {
+        self.entry(path, EntryType::Regular, None, bytes)
+            .map_err(|error| os_error(path, &error))
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> Result<(), Fail> {
+        self.entry(path, EntryType::Symlink, Some(target), b"")
+            .map_err(|error| os_error(path, &error))
+    }
+
+    fn entry(
+        &mut self,
+        path: &str,
+        kind: EntryType,
+        target: Option<&str>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(self.uid);
+        header.set_gid(self.gid);
+        header.set_mtime(self.time);
+        header.set_size(bytes.len() as u64);
+        let mut extended: Vec<(&str, &[u8])> = Vec::new();
+        // A name must come back byte for byte, so only the plainest goes into the header alone.
+        let plain = path.is_ascii() && !path.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if !plain || header.set_path(path).is_err() {
+            extended.push(("path", path.as_bytes()));
+            shorten(&mut header.as_old_mut().name, path);
+        }
+        if let Some(target) = target {
+            let field = &mut header.as_old_mut().linkname;
+            if !target.is_ascii() || target.len() > field.len() {
+                extended.push(("linkpath", target.as_bytes()));
+            }
+            shorten(field, target);
+        }
+        header.set_cksum();
+        if !extended.is_empty() {
+            self.builder.append_pax_extensions(extended)?;
+        }
+        self.builder.append(&header, bytes)
+    }
+
+    fn finish(self, path: &str) -> Result<(), Fail> {
+        let close = |sink: Sink| match sink {
+            Sink::Plain(mut sink) => sink.flush(),
+            Sink::Gzip(sink) => sink.finish()?.flush(),
+        };
+        let closed = self.builder.into_inner().and_then(close);
+        closed.map_err(|error| os_error(path, &error))
+    }
+}
+
+fn shorten(field: &mut [u8], text: &str) {
+    let length = field.len().min(text.len());
+    field.fill(0);
+    field[..length].copy_from_slice(&text.as_bytes()[..length]);
+}

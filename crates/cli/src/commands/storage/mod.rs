@@ -1,0 +1,138 @@
+//! Commands that walk, copy and mend the stored tree as a whole.
+
+pub(crate) mod dump;
+pub(crate) mod restore;
+mod tree;
+
+use types::Errno;
+
+use crate::fail::Fail;
+use crate::options::Args;
+
+/// Progress is shown for each of the first keys, then every so many.
+const PROGRESS_ALL: u64 = 10;
+const PROGRESS_STEP: u64 = 100;
+
+/// Whether a running count is worth showing.
+fn shows(count: u64) -> bool {
+    count < PROGRESS_ALL || count.is_multiple_of(PROGRESS_STEP)
+}
+
+/// Writes to standard error without ending the line.
+fn status(text: &str) {
+    crate::output::error_bytes(text.as_bytes());
+}
+
+/// The `--maxreqs` option.
+fn maxreqs(args: &Args, default: usize) -> Result<usize, Fail> {
+    match args.int("maxreqs")? {
+        None => Ok(default),
+        Some(count) => usize::try_from(count)
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| Fail::new("invalid value for maxreqs")),
+    }
+}
+
+/// A number of bytes with an optional suffix of the powers of 1024, such as `100M` or `1.5K`.
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'M') => (&text[..at], 20),
+        (at, 'G') => (&text[..at], 30),
+        (at, 'T') => (&text[..at], 40),
+        (at, 'P') => (&text[..at], 50),
+        (at, 'E') => (&text[..at], 60),
+        _ => (text, 0),
+    };
+    if let Ok(number) = digits.parse::<u64>() {
+        return number.checked_mul(1 << shift);
+    }
+    let number = digits.parse::<f64>().ok()? * (1_u64 << shift) as f64;
+    (number.is_finite() && (0.0..1.8e19).contains(&number)).then_some(number as u64)
+}
+
+/// Tells systemd, if the broker runs under it, how far we are.
+fn notify(client: &client::Client, text: &str) {
+    let payload = serde_json::json!({ "status": text }).to_string();
+    // A C string, as every JSON payload on the wire.
+    let payload = bytes::Bytes::from(format!("{payload}\0"));
+    let topic = "state-machine.sd-notify";
+    client
+        .handle()
+        .notify_raw(topic.into(), rpc::Dest::Any, payload);
+}
+
+/// A failure of the operating system, as commands report it.
+fn os_error(what: impl std::fmt::Display, error: &std::io::Error) -> Fail {
+    Fail::of(what, Errno::from_io(error))
+}
+
+/// The compressions and formats the name of an archive can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Tar,
+    TarGz,
+}
+
+impl Format {
+    /// The format a file's name asks for; `-` is plain tar.
+    fn of(path: &str) -> Result<Format, Fail> {
+        if path == "-" || path.ends_with(".tar") {
+            return Ok(Format::Tar);
+        }
+        if path.ends_with(".tgz") || path.ends_with(".tar.gz") {
+            return Ok(Format::TarGz);
+        }
+        let other = [
+            ".tar.bz2", ".tar.xz", ".7z", ".zip", ".jar", ".cpio", ".iso", ".a", ".ar",
+        ];
+        if other.iter().any(|suffix| path.ends_with(suffix)) {
+            return Err(Fail::new(format!(
+                "'{path}': this archive format is not supported, use .tar, .tgz or .tar.gz"
+            )));
+        }
+        Err(Fail::new(format!("No such format '{path}'")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_suffix_names_the_format() {
+        for (path, expect) in [
+            ("-", Some(Format::Tar)),
+            ("a.tar", Some(Format::Tar)),
+            ("/x/a.tgz", Some(Format::TarGz)),
+            ("a.tar.gz", Some(Format::TarGz)),
+            ("a.zip", None),
+            ("a", None),
+        ] {
+            assert_eq!(Format::of(path).ok(), expect, "{path}");
+        }
+        assert_eq!(Format::of("a.b").unwrap_err().text, "No such format 'a.b'");
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        for (text, expect) in [
+            ("100", Some(100)),
+            ("1K", Some(1024)),
+            ("100M", Some(100 << 20)),
+            ("1.5k", Some(1536)),
+            ("100x", None),
+            ("", None),
+            ("-1", None),
+        ] {
+            assert_eq!(size(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn progress_thins_out() {
+        let shown: Vec<u64> = (1..=250).filter(|count| shows(*count)).collect();
+        assert_eq!(shown, [1, 2, 3, 4, 5, 6, 7, 8, 9, 100, 200]);
+    }
+}

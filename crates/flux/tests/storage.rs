@@ -1,0 +1,101 @@
+//! The stored tree as a whole: dump, restore, check, collect, archive.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+const FLUX: &str = env!("CARGO_BIN_EXE_flux");
+
+/// Storage is tested without the job services, which would only take time.
+const WITHOUT: &str = "job-manager,job-ingest,job-info,job-list,job-exec,sched-simple,resource";
+
+/// A directory that goes when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let dir = std::env::temp_dir().join(format!("flux-{name}-{}", std::process::id()));
+        std::fs::create_dir(&dir).expect("temporary directory");
+        Scratch(dir)
+    }
+
+    /// Runs a shell script in the directory as the initial program of an instance.
+    fn script(&self, options: &[&str], text: &str) -> Output {
+        Command::new(FLUX)
+            .arg("start")
+            .args(options)
+            .args(["sh", "-c", text])
+            .env_remove("FLUX_URI")
+            .env("FLUX_MODPROBE_DISABLE", WITHOUT)
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program was built")
+    }
+
+    /// The script succeeds and prints just this.
+    fn check(&self, options: &[&str], text: &str, expect: &str) {
+        let output = self.script(options, text);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(stdout, expect, "{text}\nstderr: {stderr}");
+        assert!(output.status.success(), "{text}\nstderr: {stderr}");
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).expect("own directory");
+    }
+}
+
+/// Keys of every kind.
+const FILL: &str = "flux kvs put a=1 b.c=hello ü.x=u long.$(printf 'n%.0s' $(seq 150))=v \
+                    big=$(seq -s, 1 200); flux kvs put --append big=tail; \
+                    flux kvs link a link; flux kvs link -T other far link2; ";
+
+#[test]
+fn a_dump_restores_to_the_same_tree() {
+    let dir = Scratch::new("dump");
+    for file in ["x.tar", "x.tgz", "x.tar.gz"] {
+        let text = format!(
+            "{FILL} flux dump -q {file} && flux restore -q --key=r {file} && \
+             flux restore -q --maxreqs=1 --key=s {file} && \
+             test $(flux kvs get -t r) = $(flux kvs get -t s) && \
+             flux kvs get r.big | tail -c 5 && flux kvs readlink r.link r.link2 && \
+             flux kvs get r.b.c r.ü.x r.long.$(printf 'n%.0s' $(seq 150))"
+        );
+        dir.check(&[], &text, "tail\na\nother::far\nhello\nu\nv\n");
+    }
+}
+
+#[test]
+fn other_programs_read_and_write_these_archives() {
+    let dir = Scratch::new("tar");
+    let text = format!(
+        "{FILL} flux dump -q - > x.tar && mkdir t && tar xf x.tar -C t && cat t/b/c t/ü/x && echo && \
+         readlink t/link t/link2 && tar cf - -C t . | flux restore -q --key=r - && \
+         flux kvs get r.b.c && flux kvs readlink r.link2"
+    );
+    dir.check(&[], &text, "hellou\na\nother::far\nhello\nother::far\n");
+}
+
+#[test]
+fn restoring_says_what_it_did_or_why_not() {
+    let dir = Scratch::new("restore");
+    let text = "exec 2>&1; flux kvs put a=$(seq -s, 1 200); flux dump -q x.tar; \
+                flux restore x.tar; flux restore --checkpoint x.tar; flux restore --key=k no.tar; \
+                flux restore -q --key=k --size-limit=100 x.tar | grep ^a; flux dump x.foo; \
+                flux restore -q --key=k /proc/self/exe; \
+                flux restore -q --key=. x.tar; echo $?";
+    dir.check(
+        &[],
+        text,
+        "flux-restore: Please specify a restore target with --checkpoint or --key\n\
+         flux-restore: please unload kvs module before using --checkpoint\n\
+         flux-restore: Failed to open 'no.tar'\n\
+         a size 691 exceeds 100 limit, skipping\n\
+         flux-dump: No such format 'x.foo'\n\
+         flux-restore: '/proc/self/exe' is no tar archive\n\
+         flux-restore: error updating .: Invalid argument\n1\n",
+    );
+}
