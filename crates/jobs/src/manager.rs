@@ -388,10 +388,10 @@ impl Jobs {
         };
         let state = job.fold.state;
         match name {
-            "validate" | "dependency-remove" => {
-                if state == State::Depend && job.fold.dependencies.is_empty() {
-                    self.post(id, event::plain(now, "depend"));
-                }
+            "validate" | "dependency-remove"
+                if state == State::Depend && job.fold.dependencies.is_empty() =>
+            {
+                self.post(id, event::plain(now, "depend"));
             }
             "depend" => self.prioritize(now, id),
             "urgency" if state == State::Priority => self.prioritize(now, id),

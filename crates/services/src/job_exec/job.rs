@@ -531,7 +531,7 @@ impl Job<'_> {
             Control::Expiration(expiration) => self.set_expiration(expiration),
             Control::Critical(ranks) => self.critical = ranks,
             Control::Barrier { message, rank } => {
-                let first = self.barrier.enter(&self.shared.handle, message, rank);
+                let first = self.barrier.enter(&self.shared.handle, *message, rank);
                 if first && self.barrier.passed == 0 {
                     self.barrier_end = self.config.barrier_timeout.map(|l| Instant::now() + l);
                 } else if self.barrier.passed > 0 {

@@ -56,7 +56,7 @@ enum Control {
     /// Its end moved; 0 for none.
     Expiration(f64),
     /// A shell entered the barrier.
-    Barrier { message: Message, rank: u32 },
+    Barrier { message: Box<Message>, rank: u32 },
     /// The shells it cannot lose.
     Critical(IdSet),
     /// A mock job shall start, or end.
@@ -175,7 +175,7 @@ fn routes() -> Routes<State> {
             }
         })
         .on::<JobExecShellBarrier>(|shared, request, entry| {
-            let message = request.message().clone();
+            let message = Box::new(request.message().clone());
             let owner = shared.jobs.borrow().get(&entry.id).map(|job| job.userid);
             let refuse = |errno, text| {
                 barrier::answer(

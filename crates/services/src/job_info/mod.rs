@@ -255,7 +255,8 @@ async fn lookup(
         let text = String::from_utf8(bytes.ok_or_else(missing)?)
             .map_err(|_| RpcError::new(Errno::EPROTO, format!("{key}: not text")))?;
         let decode = wanted.flags & lookup_flags::JSON_DECODE != 0 && updatable(key);
-        if !decode && !(current && updatable(key)) {
+        let changed = current && updatable(key);
+        if !decode && !changed {
             found.insert(key.clone(), text.into());
             continue;
         }
