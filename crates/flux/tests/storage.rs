@@ -99,3 +99,69 @@ fn restoring_says_what_it_did_or_why_not() {
          flux-restore: error updating .: Invalid argument\n1\n",
     );
 }
+
+/// Makes a damaged tree: some blobs were never stored.
+const DAMAGE: &str = "exec 2>&1; ref() { echo \"$1={\\\"ver\\\":1,\\\"type\\\":\\\"$2\\\",\\\"data\\\":[$3]}\"; }; \
+    no='\"sha1-1111111111111111111111111111111111111111\"'; \
+    flux kvs put d.x=$(seq -s, 1 99); yes=$(flux kvs get -t d.x | cut -d[ -f2 | cut -d] -f1); \
+    flux kvs put -t $(ref bad.one valref $no) $(ref bad.two valref $yes,$no) $(ref bad.dir dirref $no); \
+    flux kvs put -t $(ref job.0000.0001.0002.0003.x valref $no); \
+    flux kvs put job.0000.0001.0002.0003.y=foo; flux kvs sync; ";
+
+#[test]
+fn a_check_finds_and_mends_what_is_missing() {
+    let dir = Scratch::new("fsck");
+    let text = format!(
+        "{DAMAGE} flux fsck 2>&1 | sed 's/from.*//'; flux fsck -R; flux gc; \
+         flux module remove kvs-watch; flux module remove kvs; \
+         flux fsck -R -j 2>&1 | sed 's/from.*//'; flux fsck -q 2>&1 | grep -v Checking; flux module load kvs; \
+         flux kvs dir -R lost+found | cut -c1-50; flux kvs ls -1 job.0000.0001.0002 bad"
+    );
+    dir.check(
+        &[],
+        &text,
+        "Checking integrity of checkpoint \n\
+         flux-fsck: bad.dir: missing dirref blobref\n\
+         flux-fsck: bad.one: missing blobref(s)\n\
+         flux-fsck: bad.two: missing blobref(s)\n\
+         flux-fsck: job.0000.0001.0002.0003.x: missing blobref(s)\n\
+         flux-fsck: Total errors: 4\n\
+         flux-fsck: please unload kvs module before using flux-fsck --repair\n\
+         flux: bad.dir: could not load content: No such file or directory\n\
+         Checking integrity of checkpoint \n\
+         flux-fsck: bad.dir: missing dirref blobref\n\
+         flux-fsck: bad.dir unlinked due to missing blobref\n\
+         flux-fsck: bad.one: missing blobref(s)\n\
+         flux-fsck: bad.one repaired and moved to lost+found\n\
+         flux-fsck: bad.two: missing blobref(s)\n\
+         flux-fsck: bad.two repaired and moved to lost+found\n\
+         flux-fsck: job.0000.0001.0002.0003.x: missing blobref(s)\n\
+         flux-fsck: job.0000.0001.0002.0003.x repaired and moved to lost+found\n\
+         flux-fsck: job f7YYW7C moved to lost+found\n\
+         flux-fsck: Total errors: 4\n\
+         flux-fsck: Updated primary checkpoint to include lost+found\n\
+         flux-fsck: Total repairs: 3\n\
+         flux-fsck: Total unlinked directories: 1\n\
+         lost+found.bad.one = \n\
+         lost+found.bad.two = 1,2,3,4,5,6,7,8,9,10,11,12,13\n\
+         lost+found.job.0000.0001.0002.0003.x = \n\
+         lost+found.job.0000.0001.0002.0003.y = foo\njob.0000.0001.0002:\n\nbad:\n",
+    );
+}
+
+#[test]
+fn collection_keeps_what_roots_reach() {
+    let dir = Scratch::new("gc");
+    let text = "exec 2>&1; flux kvs namespace create n; flux kvs put -N n a=$(seq -s, 1 300); \
+                flux kvs put keep.this=$(seq -s, 1 200); flux kvs put drop=$(seq -s, 1 99); \
+                flux kvs unlink drop; for i in 1 2 3 4 5 6; do flux kvs put i=$i; flux kvs sync; done; \
+                flux gc -v 2>&1 | grep -c root; flux gc --maxreqs=0; \
+                flux gc 2>&1 | sed 's/[0-9][0-9]*/N/g'; flux content dropcache; \
+                flux kvs get keep.this | tail -c 4; flux kvs get -N n a | tail -c 4; flux fsck -q | wc -l";
+    dir.check(
+        &[],
+        text,
+        "11\nflux: invalid value for maxreqs\n\
+         flux: gc complete: marked N, reclaimed N blobs (horizon epoch N)\n200\n300\n1\n",
+    );
+}

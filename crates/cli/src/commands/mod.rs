@@ -60,6 +60,16 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "Read the key-value store from an archive",
         storage::restore::run,
     ),
+    (
+        "fsck",
+        "Check the stored key-value tree",
+        storage::fsck::run,
+    ),
+    (
+        "gc",
+        "Delete stored blobs nothing refers to",
+        storage::gc::run,
+    ),
     ("event", "Publish and follow events", event::run),
     ("heaptrace", "", heaptrace::run),
     ("help", "Show a manual page", version::help),

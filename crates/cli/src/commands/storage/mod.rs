@@ -1,6 +1,9 @@
 //! Commands that walk, copy and mend the stored tree as a whole.
 
 pub(crate) mod dump;
+pub(crate) mod fsck;
+pub(crate) mod gc;
+mod repair;
 pub(crate) mod restore;
 mod tree;
 

@@ -108,3 +108,12 @@ pub(super) fn directory(blob: &[u8]) -> Result<std::collections::BTreeMap<String
         Err(error) => Err(error.errno()),
     }
 }
+
+/// A key below another.
+pub(super) fn join(key: &str, name: &str) -> String {
+    if key.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{key}.{name}")
+    }
+}
