@@ -37,3 +37,10 @@ pub fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
     output::flush();
     code
 }
+
+/// The name of this host.
+fn hostname() -> Result<String, fail::Fail> {
+    let name = nix::unistd::gethostname()
+        .map_err(|errno| fail::Fail::of("gethostname", types::Errno(errno as i32)))?;
+    Ok(name.to_string_lossy().into_owned())
+}

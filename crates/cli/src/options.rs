@@ -210,7 +210,12 @@ impl Parser {
                 args.add(opt, None)?;
                 continue;
             }
-            let attached = (!rest.is_empty()).then(|| rest.to_owned());
+            let mut attached = (!rest.is_empty()).then_some(rest);
+            if self.family != Family::G && word[1 + letter.len_utf8()..] == *rest {
+                // Argparse lets `-x=VALUE` pass for `-xVALUE`.
+                attached = attached.map(|rest| rest.strip_prefix('=').unwrap_or(rest));
+            }
+            let attached = attached.map(str::to_owned);
             let value = self.value(opt, attached, words, &format!("-{letter}"))?;
             args.add(opt, value)?;
             break;

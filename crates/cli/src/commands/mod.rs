@@ -7,8 +7,10 @@ pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod exec;
 pub(crate) mod heaptrace;
+pub(crate) mod hostlist;
 pub(crate) mod job;
 pub(crate) mod jobs;
+pub(crate) mod keygen;
 pub(crate) mod kvs;
 pub(crate) mod log;
 pub(crate) mod modprobe;
@@ -18,6 +20,7 @@ pub(crate) mod pgrep;
 pub(crate) mod ping;
 pub(crate) mod python;
 pub(crate) mod queue;
+pub(crate) mod r;
 pub(crate) mod resource;
 pub(crate) mod shutdown;
 pub(crate) mod storage;
@@ -72,6 +75,9 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("event", "Publish and follow events", event::run),
     ("heaptrace", "", heaptrace::run),
+    ("hostlist", "Combine lists of hosts", hostlist::run),
+    ("keygen", "Make a certificate for brokers", keygen::run),
+    ("R", "Read, make and combine resource sets", r::run),
     ("help", "Show a manual page", version::help),
     ("config", "Read and change the configuration", config::run),
     ("exec", "Run commands on many ranks", exec::run),
