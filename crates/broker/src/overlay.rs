@@ -41,6 +41,56 @@ pub(crate) struct ParentCard {
     pub(crate) key: PublicKey,
 }
 
+/// The socket children connect to, listening before the rest of the overlay is known: its port is
+/// part of the business card, and a child may connect as soon as it has read that.
+pub(crate) struct Listener {
+    server: Server,
+    allowed: AllowList,
+    overlay: Rc<RefCell<Weak<Overlay>>>,
+}
+
+impl Listener {
+    /// Listens at each endpoint. Errors: what the system says.
+    pub(crate) async fn bind(
+        id: &RouteId,
+        keypair: &CurveKeypair,
+        endpoints: &[Endpoint],
+    ) -> Result<Listener, String> {
+        let allowed = AllowList::new();
+        let mechanism = Mechanism::CurveServer {
+            keypair: keypair.clone(),
+            authorize: allowed.authorize(),
+        };
+        let config = zmtp::Config::new(SocketType::Router, id.0.clone(), mechanism);
+        let overlay: Rc<RefCell<Weak<Overlay>>> = Rc::default();
+        let slot = overlay.clone();
+        // Nothing arrives before the overlay is there: bootstrap does not yield to this task.
+        let on_event = move |event| {
+            let overlay = slot.borrow().upgrade();
+            if let Some(overlay) = overlay {
+                overlay.on_server_event(event);
+            }
+        };
+        let server = Server::bind(endpoints, config, Options::default(), on_event)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Listener {
+            server,
+            allowed,
+            overlay,
+        })
+    }
+
+    /// The endpoints, with the ports the system picked.
+    pub(crate) fn uris(&self) -> Vec<String> {
+        self.server
+            .endpoints()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+}
+
 /// The tree around this broker.
 pub(crate) struct Overlay {
     id: RouteId,
@@ -62,19 +112,29 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
+    /// The place that `config` describes, with the socket children connect to.
     pub(crate) fn new(
         id: RouteId,
         hostname: String,
         config: Config,
         keypair: CurveKeypair,
+        listener: Option<Listener>,
     ) -> Rc<Overlay> {
-        Rc::new(Overlay {
+        let (server, allowed, slot) = match listener {
+            Some(listener) => (
+                Some(listener.server),
+                listener.allowed,
+                Some(listener.overlay),
+            ),
+            None => (None, AllowList::new(), None),
+        };
+        let overlay = Rc::new(Overlay {
             id,
             hostname,
             keypair,
-            allowed: AllowList::new(),
+            allowed,
             engine: RefCell::new(tbon::Overlay::new(config, Duration::ZERO)),
-            server: RefCell::new(None),
+            server: RefCell::new(server),
             dealer: RefCell::new(None),
             to_parent: RefCell::default(),
             to_children: RefCell::default(),
@@ -84,7 +144,11 @@ impl Overlay {
             started: Instant::now(),
             broker: RefCell::new(Weak::new()),
             health_followers: RefCell::default(),
-        })
+        });
+        if let Some(slot) = slot {
+            *slot.borrow_mut() = Rc::downgrade(&overlay);
+        }
+        overlay
     }
 
     /// Makes the broker known, which exists only after its overlay.
@@ -99,30 +163,6 @@ impl Overlay {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// Listens for children. Returns the endpoints, with the ports the system picked.
-    pub(crate) async fn bind(
-        self: &Rc<Self>,
-        endpoints: &[Endpoint],
-    ) -> Result<Vec<Endpoint>, String> {
-        let mechanism = Mechanism::CurveServer {
-            keypair: self.keypair.clone(),
-            authorize: self.allowed.authorize(),
-        };
-        let config = zmtp::Config::new(SocketType::Router, self.id.0.clone(), mechanism);
-        let overlay = Rc::downgrade(self);
-        let on_event = move |event| {
-            if let Some(overlay) = overlay.upgrade() {
-                overlay.on_server_event(event);
-            }
-        };
-        let server = Server::bind(endpoints, config, Options::default(), on_event)
-            .await
-            .map_err(|error| error.to_string())?;
-        let bound = server.endpoints().to_vec();
-        *self.server.borrow_mut() = Some(server);
-        Ok(bound)
     }
 
     /// Connects to the parent and says hello. Errors: what went wrong.

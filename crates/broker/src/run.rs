@@ -26,7 +26,7 @@ use crate::broker::{Access, Broker, Parts};
 use crate::config;
 use crate::lifecycle::{State, duration_text};
 use crate::log::Log;
-use crate::overlay::{Overlay, ParentCard, place_attributes};
+use crate::overlay::{Listener, Overlay, ParentCard, place_attributes};
 use crate::router::Router;
 use crate::rundir::Cleanup;
 use crate::{cleanup, connector, groups, internal, runat, rundir, services};
@@ -410,41 +410,36 @@ async fn join_tree(
         Some(config) => configured_endpoints(config.bind.as_deref(), topology, rank)?,
         None => child_endpoints(attrs, &nodes, topology, rank)?,
     };
-    let config = |parent_host: String, child_hosts: Vec<String>| -> Result<_, String> {
-        Ok(tbon::health::Config {
-            rank,
-            topology: topology.clone(),
-            version: version_number(),
-            parent_host,
-            child_hosts,
-            torpid_min: duration_attribute(attrs, "tbon.torpid_min")?,
-            torpid_max: duration_attribute(attrs, "tbon.torpid_max")?,
-        })
-    };
-    // The engine wants the neighbours' hosts, which come with the cards; children connect only
-    // after that, so an overlay for listening alone bridges the gap.
     let pubkey = keypair.public.to_z85();
     let parent_rank = topology.parent(rank);
     let children = topology.children(rank).to_vec();
-    let bound = BoundServer::reserve(&endpoints)?;
+    let listener = match endpoints.is_empty() {
+        true => None,
+        false => Some(Listener::bind(&id, &keypair, &endpoints).await?),
+    };
+    let uri = listener.as_ref().map(Listener::uris).unwrap_or_default();
+    if !uri.is_empty() {
+        attrs.put("tbon.endpoint", uri.join(","));
+    }
     let card = Card {
         host: hostname.clone(),
-        uri: bound.uris(),
+        uri,
         pubkey: Some(pubkey),
     };
     let cards = boot.exchange(&card)?;
     let host_of = |rank: Rank| cards[rank.0 as usize].host.clone();
-    let config = config(
-        parent_rank.map(host_of).unwrap_or_default(),
-        children.iter().map(|child| host_of(*child)).collect(),
-    )?;
-    let overlay = Overlay::new(id, hostname, config, keypair);
+    let config = tbon::health::Config {
+        rank,
+        topology: topology.clone(),
+        version: version_number(),
+        parent_host: parent_rank.map(host_of).unwrap_or_default(),
+        child_hosts: children.iter().map(|child| host_of(*child)).collect(),
+        torpid_min: duration_attribute(attrs, "tbon.torpid_min")?,
+        torpid_max: duration_attribute(attrs, "tbon.torpid_max")?,
+    };
+    let overlay = Overlay::new(id, hostname, config, keypair, listener);
     for child in &children {
         overlay.allow(key_of(&cards, *child)?);
-    }
-    if !endpoints.is_empty() {
-        overlay.bind(&bound.release()).await?;
-        attrs.put("tbon.endpoint", card.uri.join(","));
     }
     let parent = match parent_rank {
         Some(parent) => {
@@ -544,50 +539,6 @@ fn parent_uri(card: &Card, same_node: bool) -> Result<Endpoint, String> {
         .or_else(|| card.uri.first())
         .ok_or_else(|| format!("parent on {} offers no endpoint", card.host))?;
     uri.parse().map_err(|error| format!("{error}"))
-}
-
-/// Endpoints with their ports picked before the sockets listen.
-struct BoundServer {
-    endpoints: Vec<Endpoint>,
-    /// Holds picked ports until the real socket takes over.
-    holders: Vec<std::net::TcpListener>,
-}
-
-impl BoundServer {
-    fn reserve(endpoints: &[Endpoint]) -> Result<BoundServer, String> {
-        let mut bound = BoundServer {
-            endpoints: Vec::new(),
-            holders: Vec::new(),
-        };
-        for endpoint in endpoints {
-            match endpoint {
-                Endpoint::Tcp { host, port: 0 } => {
-                    let listener = std::net::TcpListener::bind((host.as_str(), 0))
-                        .map_err(|error| format!("tcp://{host}: {error}"))?;
-                    let port = listener
-                        .local_addr()
-                        .map_err(|error| error.to_string())?
-                        .port();
-                    bound.endpoints.push(Endpoint::Tcp {
-                        host: host.clone(),
-                        port,
-                    });
-                    bound.holders.push(listener);
-                }
-                other => bound.endpoints.push(other.clone()),
-            }
-        }
-        Ok(bound)
-    }
-
-    fn uris(&self) -> Vec<String> {
-        self.endpoints.iter().map(ToString::to_string).collect()
-    }
-
-    fn release(self) -> Vec<Endpoint> {
-        drop(self.holders);
-        self.endpoints
-    }
 }
 
 /// What the life of a broker starts from.

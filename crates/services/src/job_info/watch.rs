@@ -208,14 +208,26 @@ impl Watch {
                 _ => more,
             };
             let mut follow = Follow::start(handle, &namespace, path.to_owned(), more);
-            loop {
-                match follow.next().await {
-                    News::Lines(lines) => self.tell(lines),
-                    News::Sentinel => self.sentinel(),
-                    // The namespace went, or this kind of job has none.
-                    News::End(error) if error.errno == Errno::ENOTSUP => break,
-                    News::End(error) if error.errno == Errno::ENODATA => break,
-                    News::End(error) => return Err(error),
+            while !over {
+                // A namespace that went before this began would be waited for in vain, so the
+                // job's own log is followed as well.
+                tokio::select! {
+                    biased;
+                    news = follow.next() => match news {
+                        News::Lines(lines) => self.tell(lines),
+                        News::Sentinel => self.sentinel(),
+                        // The namespace went, or this kind of job has none.
+                        News::End(error) if error.errno == Errno::ENOTSUP => break,
+                        News::End(error) if error.errno == Errno::ENODATA => break,
+                        News::End(error) => return Err(error),
+                    },
+                    news = main.next() => match news {
+                        News::Lines(lines) => {
+                            over |= lines.iter().any(|line| is_named(line, "clean"));
+                        }
+                        News::Sentinel => {}
+                        News::End(error) => return Err(error),
+                    },
                 }
             }
             seen = follow.seen - follow.rest.len();
