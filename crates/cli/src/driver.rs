@@ -45,7 +45,6 @@ const NOT_BUILT: &[&str] = &[
     "fortune",
     "fsck",
     "gc",
-    "housekeeping",
     "imp_exec_helper",
     "job-exec-override",
     "job-frobnicator",
@@ -61,14 +60,9 @@ const NOT_BUILT: &[&str] = &[
     "relay",
     "restore",
     "slurm-expiration-sync",
-    "sproc",
-    "startlog",
     "terminus",
     "top",
     "tree",
-    "update",
-    "uri",
-    "watch",
 ];
 
 /// How a command sees its environment.

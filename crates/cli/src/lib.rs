@@ -19,6 +19,7 @@ mod json;
 mod options;
 mod output;
 mod regex;
+mod resolve;
 mod signal;
 mod submit;
 mod terminal;

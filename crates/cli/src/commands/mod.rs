@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod exec;
 pub(crate) mod heaptrace;
 pub(crate) mod hostlist;
+pub(crate) mod housekeeping;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod keygen;
@@ -23,9 +24,14 @@ pub(crate) mod queue;
 pub(crate) mod r;
 pub(crate) mod resource;
 pub(crate) mod shutdown;
+pub(crate) mod sproc;
+pub(crate) mod startlog;
 pub(crate) mod storage;
+pub(crate) mod update;
 pub(crate) mod uptime;
+pub(crate) mod uri;
 pub(crate) mod version;
+pub(crate) mod watch;
 
 use crate::driver::Invocation;
 use crate::submit;
@@ -75,6 +81,20 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("event", "Publish and follow events", event::run),
     ("heaptrace", "", heaptrace::run),
+    (
+        "housekeeping",
+        "List and signal what runs after jobs",
+        housekeeping::run,
+    ),
+    (
+        "sproc",
+        "List, signal and wait for subprocesses",
+        sproc::run,
+    ),
+    ("startlog", "Show when the instance ran", startlog::run),
+    ("update", "Change a job's jobspec", update::run),
+    ("uri", "Find the URI of an instance", uri::run),
+    ("watch", "Watch the output of jobs", watch::run),
     ("hostlist", "Combine lists of hosts", hostlist::run),
     ("keygen", "Make a certificate for brokers", keygen::run),
     ("R", "Read, make and combine resource sets", r::run),

@@ -2,8 +2,10 @@
 
 mod control;
 mod info;
+mod listing;
 mod log;
 mod status;
+mod tasks;
 
 pub(crate) use control::{states, user};
 use types::JobId;
@@ -47,7 +49,7 @@ static SUBS: &[Sub] = &[
     ),
     ("wait", "Wait for waitable jobs", status::wait),
     ("memo", "Note something on a job", control::memo),
-    ("taskmap", "Show where tasks are", not_built),
+    ("taskmap", "Show where tasks are", tasks::taskmap),
     (
         "timeleft",
         "Show how long a job may still run",
@@ -56,13 +58,13 @@ static SUBS: &[Sub] = &[
     ("hostpids", "Show host and process id of tasks", not_built),
     ("last", "Show one's last jobs", info::last),
     ("purge", "Forget inactive jobs", control::purge),
+    ("list", "", listing::list),
+    ("list-inactive", "", listing::list_inactive),
     ("list-ids", "", info::list_ids),
 ];
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
-    if let Some(word @ ("taskmap" | "hostpids" | "list" | "list-inactive")) =
-        words.first().map(String::as_str)
-    {
+    if let Some(word @ "hostpids") = words.first().map(String::as_str) {
         err!("{PROG}: {word} is not implemented");
         return 1;
     }
