@@ -20,6 +20,7 @@ mod log;
 mod modules;
 mod overlay;
 mod overlay_service;
+mod persist;
 mod rc;
 mod router;
 mod run;

@@ -10,13 +10,20 @@ use proto::module::STANDARD;
 use types::Rank;
 
 use crate::broker::Broker;
-use crate::modules;
+use crate::{modules, persist};
 
 /// Loads the standard modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     let leader = broker.router.rank() == Rank::LEADER;
     let disabled = std::env::var("FLUX_MODPROBE_DISABLE").unwrap_or_default();
     let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
+    let restore = match persist::source(broker) {
+        Ok(source) => source.filter(|_| leader),
+        Err(text) => {
+            broker.log(Severity::Err, &format!("rc1: {text}"));
+            return 1;
+        }
+    };
     for module in STANDARD.iter().filter(|module| leader || !module.leader) {
         if disabled
             .split([',', ':', ' '])
@@ -40,9 +47,23 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
             );
             return 1;
         };
-        if let Err(error) = modules::load(broker, builtin, name, name, Vec::new()).await {
+        let stores = module.provides.contains(&"content-backing");
+        let mut args = Vec::new();
+        if stores && restore.is_some() {
+            args.push("truncate".to_owned());
+        }
+        if let Err(error) = modules::load(broker, builtin, name, name, args).await {
             broker.log(Severity::Err, &format!("rc1: {name}: {error}"));
             return 1;
+        }
+        let code = match (&restore, name) {
+            (Some(source), _) if stores => persist::restore(broker, source).await,
+            (None, _) if stores => persist::check(broker).await,
+            (_, "kvs") if leader => persist::log_start(broker).await,
+            _ => 0,
+        };
+        if code != 0 {
+            return code;
         }
     }
     if leader && std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_none() {
@@ -62,13 +83,20 @@ fn wants_sqlite(broker: &Broker) -> bool {
 /// Unloads whatever is loaded, in reverse order. Returns an exit code.
 pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
     let mut code = 0;
+    let leader = broker.router.rank() == Rank::LEADER;
     for name in broker.modules.names().into_iter().rev() {
         if name == "rexec" {
             continue;
         }
+        if leader && name == "kvs" {
+            code |= persist::log_finish(broker).await;
+        }
         if let Err(error) = modules::remove(broker, &name).await {
             broker.log(Severity::Err, &format!("rc3: {name}: {error}"));
             code = 1;
+        }
+        if leader && name == "kvs" {
+            code |= persist::save(broker).await;
         }
     }
     code

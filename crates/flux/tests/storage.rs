@@ -165,3 +165,64 @@ fn collection_keeps_what_roots_reach() {
          flux: gc complete: marked N, reclaimed N blobs (horizon epoch N)\n200\n300\n1\n",
     );
 }
+
+#[test]
+fn the_log_of_starts_tells_how_runs_ended() {
+    let dir = Scratch::new("startlog");
+    let set = format!("-Sstatedir={}", dir.0.display());
+    dir.check(
+        &[&set],
+        "flux startlog | sed 's/.* - \\([a-z]*\\).*/\\1/'",
+        "running\n",
+    );
+    let killed = dir.script(&[&set], "kill -9 $(flux getattr broker.pid)");
+    assert!(!killed.status.success());
+    dir.check(
+        &[&set],
+        "flux startlog | sed 's/.* - //; s/ (.*//; s/[0-9].*/date/'; flux startlog --check --quiet; \
+         echo $?; flux dmesg | grep -c 'not shut down properly'",
+        "date\ncrashed\nrunning\n1\n1\n",
+    );
+}
+
+#[test]
+fn content_passes_from_one_run_to_the_next_through_an_archive() {
+    let dir = Scratch::new("autodump");
+    let state = dir.0.join("state");
+    std::fs::create_dir(&state).expect("own directory");
+    let set = format!("-Sstatedir={}", state.display());
+    dir.check(&[&set, "-Scontent.dump=auto"], "flux kvs put a=1", "");
+    let link = std::fs::read_link(state.join("dump/RESTORE")).expect("a link");
+    assert!(state.join("dump").join(&link).exists());
+    // Another store altogether, so that what is found comes from the archive.
+    std::fs::remove_file(state.join("content.sqlite")).expect("the store");
+    dir.check(
+        &[&set, "-Scontent.restore=auto"],
+        "flux kvs get a; flux startlog | wc -l; flux dmesg | grep -c 'restoring content from'",
+        "1\n2\n1\n",
+    );
+    assert!(!state.join("dump/RESTORE").exists(), "used once");
+    let archive = format!(
+        "-Scontent.restore={}",
+        state.join("dump").join(link).display()
+    );
+    dir.check(&[&archive], "flux kvs get a", "1\n");
+    let missing = dir.script(&["-Scontent.restore=/no/such.tar"], "true");
+    assert!(!missing.status.success());
+}
+
+#[test]
+fn a_damaged_store_is_noticed_at_the_start_once() {
+    let dir = Scratch::new("damaged");
+    let set = format!("-Sstatedir={}", dir.0.display());
+    dir.script(&[&set], &format!("{DAMAGE} true"));
+    let first = dir.script(&[&set], "true");
+    assert!(!first.status.success());
+    let stderr = String::from_utf8_lossy(&first.stderr);
+    assert!(stderr.contains("bad.one: missing blobref(s)"), "{stderr}");
+    dir.check(
+        &[&set],
+        "flux kvs get lost+found.job.0000.0001.0002.0003.y",
+        "foo\n",
+    );
+}
