@@ -226,3 +226,41 @@ fn a_damaged_store_is_noticed_at_the_start_once() {
         "foo\n",
     );
 }
+
+#[test]
+fn files_travel_in_archives() {
+    let dir = Scratch::new("archive");
+    let text = "exec 2>&1; mkdir -p d/sub out; echo hi > d/small; seq 1 200000 > d/big; chmod 600 d/big; \
+                ln -s small d/link; truncate -s 1M d/sparse; mkfifo fifo; \
+                flux archive create d && flux archive create d; flux archive create -n f fifo; \
+                flux archive list -l | sort -k4; flux archive list zz; \
+                flux archive extract -C out && diff -r --no-dereference d out/d && stat -c %a out/d/big && \
+                flux archive extract -C out d/small; flux archive extract --overwrite -C out 'd/s*'; \
+                flux archive create --append fifo; flux archive create --append -C d small; \
+                flux archive create -n p --preserve d/big; flux archive list | tail -1; \
+                flux kvs ls -1 archive; flux archive remove -n p; flux archive remove -n p; \
+                flux archive extract -n p; flux archive create -n m --mmap d; \
+                (flux archive extract -n w --waitcreate -C out && cat out/w) & \
+                echo waited > w; flux archive create -n w w; wait";
+    dir.check(
+        &[],
+        text,
+        "flux-archive: archive.main: key exists\n\
+         flux-archive: fifo: unsupported file type\n\
+         d 0755        0 d\n\
+         f 0600  1288895 d/big\n\
+         l 0777        0 d/link\n\
+         f 0644        3 d/small\n\
+         f 0644  1048576 d/sparse\n\
+         d 0755        0 d/sub\n\
+         flux-archive: No files matched pattern 'zz'\n\
+         600\n\
+         flux-archive: d/small: write: Attempt to overwrite existing file\n\
+         flux-archive: fifo: unsupported file type\n\
+         small\nmain\np\np_blobs\n\
+         flux-archive: archive.p does not exist\n\
+         flux-archive: KVS lookup archive.p: No such file or directory\n\
+         flux-archive: --mmap is not implemented in this build\n\
+         waited\n",
+    );
+}

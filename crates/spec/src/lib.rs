@@ -1,5 +1,6 @@
 //! Documents of the RFCs: R, jobspec, eventlog, treeobj, blobref, constraint, taskmap, ranges.
 
+pub mod archive;
 pub mod blobref;
 pub mod constraint;
 pub mod eventlog;

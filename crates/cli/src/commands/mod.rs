@@ -1,5 +1,6 @@
 //! The commands `flux` has built in, one file each.
 
+pub(crate) mod archive;
 pub(crate) mod attr;
 pub(crate) mod cancel;
 pub(crate) mod config;
@@ -41,6 +42,11 @@ pub(crate) type Run = fn(&Invocation<'_>, &[String]) -> i32;
 
 /// Every command: name, what it does for the listing (empty: not listed), entry point.
 static COMMANDS: &[(&str, &str, Run)] = &[
+    (
+        "archive",
+        "Carry files through the key-value store",
+        archive::run,
+    ),
     ("getattr", "Read a broker attribute", attr::getattr),
     ("setattr", "Change a broker attribute", attr::setattr),
     ("lsattr", "List broker attributes", attr::lsattr),

@@ -38,7 +38,7 @@ fn maxreqs(args: &Args, default: usize) -> Result<usize, Fail> {
 }
 
 /// A number of bytes with an optional suffix of the powers of 1024, such as `100M` or `1.5K`.
-fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.char_indices().last()? {
         (at, 'k' | 'K') => (&text[..at], 10),
         (at, 'M') => (&text[..at], 20),
