@@ -36,7 +36,6 @@ const SUGGEST_MAX: usize = 3;
 /// Commands that the reference has and we do not have yet.
 const NOT_BUILT: &[&str] = &[
     "admin",
-    "bulksubmit",
     "cgroup",
     "cron",
     "filemap",

@@ -56,6 +56,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "Submit a script that gets an instance",
         submit::batch,
     ),
+    (
+        "bulksubmit",
+        "Submit many jobs from a template",
+        submit::bulksubmit,
+    ),
     ("run", "Run a job and wait for it", submit::run),
     ("submit", "Submit jobs", submit::submit),
     ("content", "Store and load blobs", content::run),

@@ -1,5 +1,6 @@
 //! `flux run`, `submit`, `batch` and `alloc`: from words to jobs.
 
+mod bulk;
 mod constraint;
 mod directives;
 mod environment;
@@ -20,6 +21,7 @@ use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Parser};
 use crate::{attach, err, json, out, outln, output};
 
+pub(crate) use bulk::bulksubmit;
 use jobspec::Kind;
 pub(crate) use jobspec::{set as set_path, urgency};
 pub(crate) use watch::{Wanted, Watcher};

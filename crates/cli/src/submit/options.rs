@@ -114,6 +114,23 @@ pub(super) static SUBMIT: Parser = Parser {
     opts: many_options![],
 };
 
+pub(super) static BULKSUBMIT: Parser = Parser {
+    name: "flux bulksubmit",
+    usage: "[OPTIONS...] COMMAND [ARGS...] [::: INPUT...]",
+    about: "enqueue jobs in bulk",
+    family: Family::Submit,
+    opts: many_options![
+        flag('\0', "shuffle", "Submit in random order"),
+        arg(
+            '\0',
+            "sep",
+            "STRING",
+            "What separates inputs in files (default: new line; none: blanks)"
+        ),
+        arg('\0', "define", "NAME=EXPR", "").hidden(),
+    ],
+};
+
 pub(super) static BATCH: Parser = Parser {
     name: "flux batch",
     usage: "[OPTIONS...] SCRIPT [ARGS...]",
