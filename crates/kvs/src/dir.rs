@@ -1,12 +1,16 @@
 //! Directories in memory: sorted entries, shared between versions.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use spec::treeobj::write_string;
 use spec::{BlobRef, TreeObj};
+
+/// Bytes a directory may grow by from one version to the next without its text moving: an entry.
+/// More would be wasted in each of the many small directories of jobs.
+const ENCODE_SLACK: usize = 128;
 
 /// A directory's entry: a tree object, encoded at most once.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Dir {
     entries: Vec<(Rc<str>, Rc<Entry>)>,
+    /// The size of the blob it came from, or was last made into; the next is about as large.
+    size_hint: Cell<usize>,
 }
 
 impl Dir {
@@ -50,25 +56,26 @@ impl Dir {
             entries: entries
                 .map(|(name, object)| (Rc::from(name), Entry::new(object)))
                 .collect(),
+            size_hint: Cell::default(),
         }
     }
 
     /// Decodes a directory's blob; `None` if it is none.
     pub fn decode(blob: &[u8]) -> Option<Dir> {
         match TreeObj::decode(blob) {
-            Ok(TreeObj::Dir(map)) => Some(Dir::from_map(map)),
+            Ok(TreeObj::Dir(map)) => {
+                let dir = Dir::from_map(map);
+                dir.size_hint.set(blob.len());
+                Some(dir)
+            }
             _ => None,
         }
     }
 
     /// The directory's blob.
     pub fn encode(&self) -> Bytes {
-        let size: usize = self
-            .entries
-            .iter()
-            .map(|(name, entry)| name.len() + entry.json().len() + 4)
-            .sum();
-        let mut json = String::with_capacity(size + 32);
+        // Adding up the entries first would cost as much as writing them.
+        let mut json = String::with_capacity(self.size_hint.get() + ENCODE_SLACK);
         json.push_str("{\"data\":{");
         for (i, (name, entry)) in self.entries.iter().enumerate() {
             if i > 0 {
@@ -79,6 +86,7 @@ impl Dir {
             json.push_str(entry.json());
         }
         json.push_str("},\"type\":\"dir\",\"ver\":1}");
+        self.size_hint.set(json.len());
         json.into_bytes().into()
     }
 

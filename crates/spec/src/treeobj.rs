@@ -201,6 +201,15 @@ fn write_refs(json: &mut String, refs: &[BlobRef]) {
 /// else as it is.
 pub fn write_string(json: &mut String, text: &str) {
     json.push('"');
+    // Nearly every name is like this, and large directories have very many.
+    if !text
+        .bytes()
+        .any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
+    {
+        json.push_str(text);
+        json.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' => json.push_str("\\\""),
