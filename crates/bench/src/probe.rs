@@ -10,6 +10,7 @@ use proto::broker::{Ping, ServicePing};
 use proto::kvs::{Commit, KvsCommit, KvsLookup, Lookup, Op, PRIMARY};
 use rpc::Dest;
 use serde_json::json;
+use spec::TreeObj;
 
 /// How many programs two threads start and await in a second: what no launcher can exceed.
 pub(crate) fn bare_spawn_rate() -> f64 {
@@ -79,7 +80,7 @@ pub(crate) fn round_trip(uri: &str) -> Result<f64, String> {
 }
 
 fn put(key: String) -> Commit {
-    let dirent = json!({"ver": 1, "type": "val", "data": "eA=="});
+    let dirent = TreeObj::Val(b"x".to_vec()).to_raw();
     Commit {
         ops: vec![Op {
             key,

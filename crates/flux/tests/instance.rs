@@ -1,6 +1,6 @@
 //! Whole instances, from the outside: what a user types and what comes back.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
@@ -207,16 +207,13 @@ impl Waiting {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program was built");
-        let mut uri = Vec::new();
-        let stdout = child.stdout.as_mut().expect("piped");
-        for byte in stdout.bytes() {
-            match byte.expect("readable") {
-                b'\n' => break,
-                byte => uri.push(byte),
-            }
-        }
-        let uri = String::from_utf8(uri).expect("a URI is text");
+        let mut uri = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout)
+            .read_line(&mut uri)
+            .expect("readable");
         let socket = uri
+            .trim()
             .strip_prefix("local://")
             .expect("a local URI")
             .to_owned();
