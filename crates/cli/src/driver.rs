@@ -237,6 +237,7 @@ pub(crate) fn exec(command: &mut Command) -> std::io::Error {
 fn suggest(name: &str, path: &[PathBuf], extra: &[(&str, Program)]) {
     let mut names: Vec<String> = commands::names().map(str::to_owned).collect();
     names.extend(extra.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(NOT_BUILT.iter().map(|name| (*name).to_owned()));
     for dir in path {
         let Ok(entries) = dir.read_dir() else {
             continue;

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use types::Errno;
 
-use super::{Job, early, is_dry, jobs, jobspec, options, submit_all, urgency};
+use super::{Job, early, is_dry, jobs, options, submit_all};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::Args;
@@ -94,10 +94,8 @@ pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
         if is_dry(&args) {
             return Ok(0);
         }
-        let urgency = urgency(args.get("urgency"))?;
-        let flags = jobspec::flags(&args)?;
         let client = fail::connect_p().await?;
-        submit_all(&client, &args, &all, urgency, flags).await
+        submit_all(&client, &args, &all).await
     })
 }
 

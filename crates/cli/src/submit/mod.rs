@@ -148,16 +148,30 @@ fn substitute(text: &str, cc: &str) -> String {
     out
 }
 
-/// A jobspec to submit, and which copy it is.
+/// A jobspec to submit, with what goes beside it, and which copy it is.
 struct Job {
     jobspec: Value,
     cc: Option<u32>,
+    urgency: i32,
+    flags: i32,
+}
+
+impl Job {
+    fn new(args: &Args, jobspec: Value, cc: Option<u32>) -> Result<Job, Fail> {
+        let urgency = urgency(args.get("urgency"))?;
+        Ok(Job {
+            jobspec,
+            cc,
+            urgency,
+            flags: jobspec::flags(args)?,
+        })
+    }
 }
 
 fn jobs(args: &Args, command: &[String]) -> Result<Vec<Job>, Fail> {
     let Some(copies) = copies(args)? else {
         let jobspec = jobspec::build(args, Kind::Tasks, command)?;
-        return Ok(vec![Job { jobspec, cc: None }]);
+        return Ok(vec![Job::new(args, jobspec, None)?]);
     };
     let varies = args
         .given()
@@ -172,24 +186,21 @@ fn jobs(args: &Args, command: &[String]) -> Result<Vec<Job>, Fail> {
     copies
         .into_iter()
         .map(|cc| {
+            let text = cc.to_string();
+            let filled = args.map_values(|value| substitute(value, &text));
             let mut jobspec = match &common {
                 Some(common) => common.clone(),
                 None => {
-                    let text = cc.to_string();
-                    let args = args.map_values(|value| substitute(value, &text));
                     let command: Vec<String> =
                         command.iter().map(|word| substitute(word, &text)).collect();
-                    jobspec::build(&args, Kind::Tasks, &command)?
+                    jobspec::build(&filled, Kind::Tasks, &command)?
                 }
             };
             if args.has("cc") {
                 jobspec["attributes"]["system"]["environment"]["FLUX_JOB_CC"] =
                     cc.to_string().into();
             }
-            Ok(Job {
-                jobspec,
-                cc: Some(cc),
-            })
+            Job::new(&filled, jobspec, Some(cc))
         })
         .collect()
 }
@@ -201,8 +212,6 @@ pub(crate) fn submit(_: &Invocation<'_>, words: &[String]) -> i32 {
     };
     fail::run("flux-submit: ERROR", async {
         let command = command(&args)?;
-        let urgency = urgency(args.get("urgency"))?;
-        let flags = jobspec::flags(&args)?;
         let jobs = jobs(&args, &command)?;
         if is_dry(&args) {
             for job in &jobs {
@@ -211,18 +220,12 @@ pub(crate) fn submit(_: &Invocation<'_>, words: &[String]) -> i32 {
             return Ok(0);
         }
         let client = fail::connect_p().await?;
-        submit_all(&client, &args, &jobs, urgency, flags).await
+        submit_all(&client, &args, &jobs).await
     })
 }
 
 /// Submits jobs, all requests travelling together, and waits for them if asked to.
-async fn submit_all(
-    client: &Client,
-    args: &Args,
-    jobs: &[Job],
-    urgency: i32,
-    flags: i32,
-) -> Outcome {
+async fn submit_all(client: &Client, args: &Args, jobs: &[Job]) -> Outcome {
     let watcher = match Wanted::from_args(args)? {
         Some(wanted) => Some(Watcher::open(client, wanted).await?),
         None => None,
@@ -232,8 +235,8 @@ async fn submit_all(
         calls.push(submit_call(
             client,
             &job.jobspec.to_string(),
-            urgency,
-            flags,
+            job.urgency,
+            job.flags,
         ));
         client.drained().await;
     }

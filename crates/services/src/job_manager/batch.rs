@@ -54,6 +54,15 @@ impl Batch {
             || self.checkpoint
     }
 
+    /// Whether something is to be committed that nobody waits for.
+    pub(super) fn can_wait(&self) -> bool {
+        self.flying.is_none()
+            && !self.lines.is_empty()
+            && self.durable.is_empty()
+            && self.replies.is_empty()
+            && self.forgotten.is_empty()
+    }
+
     /// The operations to commit now; `None` if a commit is under way or nothing waits.
     pub(super) fn take(&mut self, checkpoint: Option<String>) -> Option<Vec<Op>> {
         if self.flying.is_some() || !self.is_full() {

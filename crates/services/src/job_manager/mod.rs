@@ -37,6 +37,7 @@ use rpc::{Dest, Handle, RpcError};
 use serde_json::Value;
 use spec::ResourceSet;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use types::{Errno, JobId, Rank};
 use wire::{Flags, Kind, Message};
 
@@ -78,6 +79,12 @@ enum Posted {
     Backlog(u64, Option<Vec<bytes::Bytes>>),
 }
 
+/// With more active jobs than this, events gather before they are committed.
+const GATHER_JOBS: usize = 8;
+
+/// How long: half of what the reference always waits.
+const GATHER_TIME: Duration = Duration::from_millis(5);
+
 struct State {
     handle: Handle,
     host: Rc<dyn Host>,
@@ -93,6 +100,8 @@ struct State {
     /// The exec service's name, and the request by which it made itself known.
     exec: Option<(String, Message)>,
     /// The union of allocated resources, until it changes.
+    /// Until when events gather.
+    gathering: Option<Instant>,
     allocated: Option<Value>,
 }
 
@@ -113,6 +122,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         tokens_given: 0,
         scheduler: None,
         exec: None,
+        gathering: None,
         allocated: None,
     };
     let sink = state.posts.clone();
@@ -127,13 +137,15 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     let routes = service::routes();
     context.ready();
     loop {
-        state.flush();
+        let gathering = state.flush_or_gather();
         let due = state
             .jobs
             .next_time()
             .map(|time| Duration::from_secs_f64((time - now()).max(0.0)));
         tokio::select! {
             biased;
+            () = tokio::time::sleep_until(gathering.unwrap_or_else(Instant::now)),
+                if gathering.is_some() => {}
             input = context.next() => match input {
                 None => break,
                 Some(Input::Request(message)) => context.dispatch(&routes, &mut state, message),
@@ -287,6 +299,27 @@ impl State {
                 let _ended = posts.send(Posted::NoExpiration(id));
             }
         });
+    }
+
+    /// Commits what has gathered, at once while little goes on. With many jobs active, events that
+    /// nobody waits for gather a little longer, because a commit costs much the same whatever
+    /// its size. Returns when to look again.
+    fn flush_or_gather(&mut self) -> Option<Instant> {
+        let waits = self.jobs.active().len() > GATHER_JOBS && self.batch.can_wait();
+        if !waits {
+            self.gathering = None;
+            self.flush();
+            return None;
+        }
+        let until = *self
+            .gathering
+            .get_or_insert_with(|| Instant::now() + GATHER_TIME);
+        if Instant::now() < until {
+            return Some(until);
+        }
+        self.gathering = None;
+        self.flush();
+        None
     }
 
     /// Commits what has gathered, unless a commit is under way already.
