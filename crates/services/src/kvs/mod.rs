@@ -152,8 +152,9 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             }
             () = sleep_until(checkpoint_at.unwrap_or_else(Instant::now)),
                 if checkpoint_at.is_some() => kvs.checkpoint(),
-            // Only when the inbox is empty, so that what arrived together is one commit.
-            () = std::future::ready(()), if !kvs.ready.is_empty() => kvs.process(),
+            // Only when the inbox is empty and others had their turn, so that what arrives together
+            // is one commit.
+            () = tokio::task::yield_now(), if !kvs.ready.is_empty() => kvs.process(),
         }
     }
     kvs.fail_all();
