@@ -23,10 +23,7 @@ fn refuse(text: &str) -> RpcError {
 /// A followed value: what is there, then what is added.
 struct Follow {
     stream: Stream<Found>,
-    /// Bytes of an incomplete line.
-    rest: Vec<u8>,
-    /// Bytes to leave out: somebody has them already.
-    skip: usize,
+    lines: Lines,
     /// Bytes seen.
     seen: usize,
 }
@@ -52,8 +49,7 @@ impl Follow {
         };
         Follow {
             stream: handle.stream::<KvsWatchLookup>(Dest::Any, &request),
-            rest: Vec::new(),
-            skip: 0,
+            lines: Lines::default(),
             seen: 0,
         }
     }
@@ -78,18 +74,10 @@ impl Follow {
 
     fn take(&mut self, bytes: &[u8]) -> News {
         self.seen += bytes.len();
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        self.rest.extend_from_slice(&bytes[skipped..]);
-        let mut lines = Vec::new();
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            match String::from_utf8(line) {
-                Ok(line) => lines.push(line),
-                Err(_) => return News::End(refuse("eventlog is not text")),
-            }
+        match self.lines.take(bytes) {
+            Ok(lines) => News::Lines(lines),
+            Err(error) => News::End(error),
         }
-        News::Lines(lines)
     }
 }
 
@@ -230,7 +218,7 @@ impl Watch {
                     },
                 }
             }
-            seen = follow.seen - follow.rest.len();
+            seen = follow.seen - follow.lines.rest.len();
         }
         self.left(path, seen, main, over).await
     }
@@ -257,9 +245,9 @@ impl Watch {
             };
             match text {
                 Some(bytes) if bytes.len() > told => {
-                    let mut follow = Lines::default();
-                    self.tell(follow.take(&bytes[told..])?);
-                    told = bytes.len() - follow.rest.len();
+                    let mut lines = Lines::default();
+                    self.tell(lines.take(&bytes[told..])?);
+                    told = bytes.len() - lines.rest.len();
                 }
                 None if last && told == 0 => {
                     let text = format!("{}: key not found", self.wanted.path);
@@ -290,18 +278,21 @@ impl Watch {
 /// Cuts bytes into lines.
 #[derive(Default)]
 struct Lines {
+    /// An incomplete line.
     rest: Vec<u8>,
 }
 
 impl Lines {
+    /// The lines these bytes complete. Work is in proportion to the bytes, however many lines.
     fn take(&mut self, bytes: &[u8]) -> Result<Vec<String>, RpcError> {
-        let end = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
-        self.rest = bytes[end..].to_vec();
-        let text =
-            std::str::from_utf8(&bytes[..end]).map_err(|_| refuse("eventlog is not text"))?;
+        let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
+            self.rest.extend_from_slice(bytes);
+            return Ok(Vec::new());
+        };
+        let (whole, rest) = bytes.split_at(end + 1);
+        self.rest.extend_from_slice(whole);
+        let whole = std::mem::replace(&mut self.rest, rest.to_vec());
+        let text = String::from_utf8(whole).map_err(|_| refuse("eventlog is not text"))?;
         Ok(text.split_inclusive('\n').map(str::to_owned).collect())
     }
 }
@@ -381,5 +372,25 @@ async fn follow_updates(
         if over {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_however_they_are_cut() {
+        let text = b"one\ntwo\n\nthree";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            let taken: Vec<String> = text
+                .chunks(size)
+                .flat_map(|chunk| lines.take(chunk).expect("text"))
+                .collect();
+            assert_eq!(taken, ["one\n", "two\n", "\n"]);
+            assert_eq!(lines.rest, b"three");
+        }
+        assert!(Lines::default().take(b"\xff\n").is_err());
     }
 }
