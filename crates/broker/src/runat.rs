@@ -181,7 +181,7 @@ fn report(
     let (code, how) = match status {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => (code, format!("Exited (rc={code})")),
-            (None, Some(number)) => (128 + number, signal_text(number)),
+            (None, Some(number)) => (128 + number, types::describe_signal(number)),
             (None, None) => (1, "ended".to_owned()),
         },
         Err(error) => (1, format!("wait: {error}")),
@@ -196,20 +196,6 @@ fn report(
         &format!("{appname}: {command_line} {how} {elapsed}"),
     );
     code
-}
-
-/// What `strsignal(3)` says.
-pub(crate) fn signal_text(number: i32) -> String {
-    match Signal::try_from(number) {
-        Ok(Signal::SIGHUP) => "Hangup".into(),
-        Ok(Signal::SIGINT) => "Interrupt".into(),
-        Ok(Signal::SIGKILL) => "Killed".into(),
-        Ok(Signal::SIGTERM) => "Terminated".into(),
-        Ok(Signal::SIGSEGV) => "Segmentation fault".into(),
-        Ok(Signal::SIGABRT) => "Aborted".into(),
-        Ok(other) => other.as_str().to_owned(),
-        Err(_) => format!("signal {number}"),
-    }
 }
 
 /// What the broker runs just now.

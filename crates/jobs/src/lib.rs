@@ -31,7 +31,7 @@ pub use effect::{Attachment, Effect, Effects, Refusal, Reply, Token};
 pub use fold::{Fold, Outcome, State};
 pub use manager::update_jobspec;
 pub use manager::{Job, Jobs, Past};
-pub use requests::{Selection, signal_text, wait_result};
+pub use requests::{Selection, wait_result};
 pub use submit::NewJob;
 
 /// A JSON object.

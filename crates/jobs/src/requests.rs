@@ -1,6 +1,6 @@
 //! What people ask of jobs: exceptions, signals, urgencies, notes, waiting, queues, history.
 
-use types::{Cred, Errno, JobId, UserId};
+use types::{Cred, Errno, JobId, UserId, describe_signal};
 
 use crate::alloc::Alloc;
 use crate::fold::{Fold, State};
@@ -579,49 +579,9 @@ pub fn wait_result(fold: &Fold) -> (bool, String) {
     }
     let status = fold.status.unwrap_or(0);
     let text = match (status & 0x7f, (status >> 8) & 0xff) {
-        (0, code) if code > 128 => format!("task(s) {}", signal_text(code - 128)),
+        (0, code) if code > 128 => format!("task(s) {}", describe_signal(code - 128)),
         (0, code) => format!("task(s) exited with exit code {code}"),
-        (signum, _) => format!("job shell {}", signal_text(signum)),
+        (signum, _) => format!("job shell {}", describe_signal(signum)),
     };
     (false, text)
-}
-
-/// A signal's description, as `strsignal` gives it.
-pub fn signal_text(signum: i32) -> String {
-    let text = match signum {
-        1 => "Hangup",
-        2 => "Interrupt",
-        3 => "Quit",
-        4 => "Illegal instruction",
-        5 => "Trace/breakpoint trap",
-        6 => "Aborted",
-        7 => "Bus error",
-        8 => "Floating point exception",
-        9 => "Killed",
-        10 => "User defined signal 1",
-        11 => "Segmentation fault",
-        12 => "User defined signal 2",
-        13 => "Broken pipe",
-        14 => "Alarm clock",
-        15 => "Terminated",
-        16 => "Stack fault",
-        17 => "Child exited",
-        18 => "Continued",
-        19 => "Stopped (signal)",
-        20 => "Stopped",
-        21 => "Stopped (tty input)",
-        22 => "Stopped (tty output)",
-        23 => "Urgent I/O condition",
-        24 => "CPU time limit exceeded",
-        25 => "File size limit exceeded",
-        26 => "Virtual timer expired",
-        27 => "Profiling timer expired",
-        28 => "Window changed",
-        29 => "I/O possible",
-        30 => "Power failure",
-        31 => "Bad system call",
-        34..=64 => return format!("Real-time signal {}", signum - 34),
-        _ => return format!("Unknown signal {signum}"),
-    };
-    text.to_owned()
 }

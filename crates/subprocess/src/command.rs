@@ -115,35 +115,7 @@ pub fn describe_status(status: i32) -> String {
     if signal == 0 {
         return format!("Exit {}", (status >> 8) & 0xff);
     }
-    signal_text(signal).map_or_else(|| format!("Unknown signal {signal}"), str::to_owned)
-}
-
-fn signal_text(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        libc::SIGHUP => "Hangup",
-        libc::SIGINT => "Interrupt",
-        libc::SIGQUIT => "Quit",
-        libc::SIGILL => "Illegal instruction",
-        libc::SIGTRAP => "Trace/breakpoint trap",
-        libc::SIGABRT => "Aborted",
-        libc::SIGBUS => "Bus error",
-        libc::SIGFPE => "Floating point exception",
-        libc::SIGKILL => "Killed",
-        libc::SIGUSR1 => "User defined signal 1",
-        libc::SIGSEGV => "Segmentation fault",
-        libc::SIGUSR2 => "User defined signal 2",
-        libc::SIGPIPE => "Broken pipe",
-        libc::SIGALRM => "Alarm clock",
-        libc::SIGTERM => "Terminated",
-        libc::SIGXCPU => "CPU time limit exceeded",
-        libc::SIGXFSZ => "File size limit exceeded",
-        libc::SIGVTALRM => "Virtual timer expired",
-        libc::SIGPROF => "Profiling timer expired",
-        libc::SIGIO => "I/O possible",
-        libc::SIGPWR => "Power failure",
-        libc::SIGSYS => "Bad system call",
-        _ => return None,
-    })
+    types::describe_signal(signal)
 }
 
 /// The file a program's name means (as `execvp(3)` seeks it). Errors: `ENOENT`, `EACCES`.

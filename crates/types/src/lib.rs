@@ -9,9 +9,11 @@ pub mod hostlist;
 mod ids;
 pub mod idset;
 mod role;
+mod signal;
 
 pub use errno::Errno;
 pub use hostlist::Hostlist;
 pub use ids::{JobId, Matchtag, Rank, UserId};
 pub use idset::IdSet;
 pub use role::{Cred, RoleMask};
+pub use signal::describe_signal;

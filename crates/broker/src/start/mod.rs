@@ -402,10 +402,7 @@ impl Instance {
                 }
                 (None, signal) => {
                     let number = signal.unwrap_or(0);
-                    let name = nix::sys::signal::Signal::try_from(number).map_or_else(
-                        |_| number.to_string(),
-                        |s| crate::runat::signal_text(s as i32),
-                    );
+                    let name = types::describe_signal(number);
                     eprintln!("flux-start: {rank} (pid {pid}) {name}");
                     128 + number
                 }

@@ -443,7 +443,7 @@ impl Job<'_> {
         drop(self.log(&[context(now(), "shell-exit", exit)]));
         let signum = status & 0x7f;
         if signum != 0 && self.failed.is_none() {
-            let text = jobs::signal_text(signum);
+            let text = types::describe_signal(signum);
             let note = format!("shell rank 0 (on {}): {text}", self.shells[0].host);
             self.fail("exec", &note);
         }
