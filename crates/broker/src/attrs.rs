@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use rpc::RpcError;
+use serde_json::{Map, Value};
 use types::Errno;
 
 /// How an attribute may change.
@@ -160,6 +161,15 @@ impl Attrs {
     /// Whether clients may keep the value.
     pub(crate) fn is_immutable(&self, name: &str) -> bool {
         rules(name).is_some_and(|rules| rules.immutable)
+    }
+
+    /// The attributes that will not change.
+    pub(crate) fn immutable(&self) -> Map<String, Value> {
+        self.values
+            .iter()
+            .filter(|(name, _)| self.is_immutable(name))
+            .filter_map(|(name, value)| Some((name.clone(), value.clone()?.into())))
+            .collect()
     }
 
     /// The names, those without a value included.

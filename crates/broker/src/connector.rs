@@ -28,10 +28,10 @@ use crate::router::Peer;
 /// How far a client may fall behind before it is cut off: enough for the largest burst a service
 /// sends one reader (job output of 1 GiB is streamed in pieces the reader paces), and a bound on
 /// what one stopped process can cost the broker.
-const BACKLOG_MAX: usize = 256 << 20;
+pub(crate) const BACKLOG_MAX: usize = 256 << 20;
 
 /// How much is read from one client before others get their turn.
-const READ_CHUNK: usize = 64 << 10;
+pub(crate) const READ_CHUNK: usize = 64 << 10;
 
 /// A connected client.
 pub(crate) struct ClientPeer {

@@ -13,6 +13,7 @@ mod cleanup;
 mod config;
 mod connector;
 mod disconnect;
+mod external;
 mod groups;
 mod internal;
 mod lifecycle;

@@ -1,13 +1,17 @@
 //! The module host: loads, watches and removes the modules of one broker.
+//!
+//! A module is an actor on the broker's thread. One in a process of its own is too, as far as the
+//! host is concerned: its actor relays messages (`external`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
-use module::{Builtin, Context, Failure, Severity, Status};
+use module::{Builtin, Context, Failure, ModuleFuture, Severity, Status};
 use rpc::{Handle, RpcError, Transport};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
 use types::{Cred, Errno, Matchtag};
 use wire::{Kind, Message, RouteId};
 
@@ -21,6 +25,8 @@ pub(crate) struct ModulePeer {
     id: RouteId,
     name: String,
     inbox: mpsc::UnboundedSender<Message>,
+    /// Takes responses; without it they go to the inbox too, for a module that matches them
+    /// itself.
     handle: RefCell<Option<Handle>>,
     /// Requests handed over and not answered, to be failed if the module ends without doing so.
     unanswered: RefCell<HashMap<(RouteId, Matchtag), Message>>,
@@ -39,9 +45,8 @@ impl Peer for ModulePeer {
             Kind::Response { .. } => {
                 let handle = self.handle.borrow().clone();
                 if let Some(handle) = handle {
-                    handle.on_response(message);
+                    return handle.on_response(message);
                 }
-                return;
             }
             Kind::Request {
                 matchtag: Some(tag),
@@ -113,6 +118,35 @@ struct Entry {
     /// Who waits for it to end.
     removers: Vec<oneshot::Sender<Result<(), RpcError>>>,
     asked_to_end: bool,
+    /// Stops its actor without asking it.
+    abort: Option<AbortHandle>,
+}
+
+/// A module to load.
+pub(crate) struct Program {
+    /// Its name, which is also its service's.
+    pub(crate) name: String,
+    /// Where it came from, as lists show it.
+    pub(crate) path: String,
+    /// Its arguments.
+    pub(crate) args: Vec<String>,
+    /// Its function.
+    pub(crate) main: Box<dyn FnOnce(Context) -> ModuleFuture>,
+    /// Whether it matches responses itself.
+    pub(crate) raw_responses: bool,
+}
+
+impl Program {
+    /// A module that comes with the program.
+    pub(crate) fn builtin(builtin: Builtin, name: &str, path: &str, args: Vec<String>) -> Program {
+        Program {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            args,
+            main: Box::new(builtin.main),
+            raw_responses: false,
+        }
+    }
 }
 
 /// The modules of one broker.
@@ -170,13 +204,8 @@ impl Modules {
 }
 
 /// Loads a module and waits until it serves. Errors: `EEXIST`, or its own failure.
-pub(crate) async fn load(
-    broker: &Rc<Broker>,
-    builtin: Builtin,
-    name: &str,
-    path: &str,
-    args: Vec<String>,
-) -> Result<(), RpcError> {
+pub(crate) async fn load(broker: &Rc<Broker>, program: Program) -> Result<(), RpcError> {
+    let name = program.name.as_str();
     if broker.modules.entries.borrow().contains_key(name) {
         return Err(RpcError::new(
             Errno::EEXIST,
@@ -199,7 +228,9 @@ pub(crate) async fn load(
     };
     let handle = Handle::new(Rc::new(transport));
     handle.set_rank(broker.router.rank());
-    *peer.handle.borrow_mut() = Some(handle.clone());
+    if !program.raw_responses {
+        *peer.handle.borrow_mut() = Some(handle.clone());
+    }
     broker
         .router
         .add_service(name, peer.clone())
@@ -208,11 +239,12 @@ pub(crate) async fn load(
     let (ready, ready_rx) = oneshot::channel();
     let entry = Entry {
         peer: peer.clone(),
-        path: path.to_owned(),
+        path: program.path,
         status: Status::Init,
         loader: Some(ready),
         removers: Vec::new(),
         asked_to_end: false,
+        abort: None,
     };
     broker
         .modules
@@ -224,13 +256,18 @@ pub(crate) async fn load(
     let context = Context::new(
         name,
         peer.id.clone(),
-        args,
+        program.args,
         handle,
         broker.clone(),
         inbox_rx,
     );
     let (failed, failed_rx) = oneshot::channel();
-    tokio::task::spawn_local(supervise(broker.clone(), builtin, context, peer, failed));
+    // A task of its own, so that a panic ends the module and not the broker.
+    let task = tokio::task::spawn_local((program.main)(context));
+    if let Some(entry) = broker.modules.entries.borrow_mut().get_mut(name) {
+        entry.abort = Some(task.abort_handle());
+    }
+    tokio::task::spawn_local(supervise(broker.clone(), task, peer, failed));
     tokio::select! {
         biased;
         Ok(()) = ready_rx => Ok(()),
@@ -242,23 +279,28 @@ pub(crate) async fn load(
 /// Runs a module to its end and cleans up after it.
 async fn supervise(
     broker: Rc<Broker>,
-    builtin: Builtin,
-    context: Context,
+    task: JoinHandle<Result<(), Failure>>,
     peer: Rc<ModulePeer>,
     failed: oneshot::Sender<RpcError>,
 ) {
-    // A task of its own, so that a panic ends the module and not the broker.
-    let end = tokio::task::spawn_local((builtin.main)(context)).await;
+    let end = task.await;
     let name = peer.name.clone();
-    let (result, leftover) = match end {
-        Ok(Ok(())) => (Ok(()), RpcError::from(Errno::ENOSYS)),
-        Ok(Err(Failure(error))) => (Err(error), RpcError::from(Errno::ENOSYS)),
-        Err(_panic) => (
-            Err(RpcError::new(Errno::ECANCELED, "module panicked")),
-            RpcError::new(Errno::EHOSTUNREACH, "module disconnect"),
-        ),
-    };
     let entry = broker.modules.entries.borrow_mut().remove(&name);
+    let result = match end {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Failure(error))) => Err(error),
+        Err(end) if end.is_cancelled() => Ok(()),
+        Err(_panic) => Err(RpcError::new(Errno::ECANCELED, "module panicked")),
+    };
+    // A module that puts its affairs in order refuses what it will not answer; one that did not
+    // get to that is gone without notice.
+    let in_order = entry
+        .as_ref()
+        .is_some_and(|entry| entry.status == Status::Finalizing);
+    let leftover = match in_order || result.is_ok() {
+        true => RpcError::from(Errno::ENOSYS),
+        false => RpcError::new(Errno::EHOSTUNREACH, "module disconnect"),
+    };
     broker
         .modules
         .order
@@ -302,8 +344,9 @@ async fn supervise(
     }
 }
 
-/// Asks a module to end and waits until it has. Errors: `ENOENT`, or its own failure.
-pub(crate) async fn remove(broker: &Rc<Broker>, name: &str) -> Result<(), RpcError> {
+/// Asks a module to end, or with `cancel` stops it, and waits until it has. Errors: `ENOENT`, or
+/// its own failure.
+pub(crate) async fn remove(broker: &Rc<Broker>, name: &str, cancel: bool) -> Result<(), RpcError> {
     let (ended, ended_rx) = oneshot::channel();
     {
         let mut entries = broker.modules.entries.borrow_mut();
@@ -317,6 +360,9 @@ pub(crate) async fn remove(broker: &Rc<Broker>, name: &str) -> Result<(), RpcErr
         entry.removers.push(ended);
         entry.asked_to_end = true;
         entry.status = Status::Finalizing;
+        if cancel && let Some(abort) = &entry.abort {
+            abort.abort();
+        }
         let mut shutdown = Message::request(
             format!("{known}.shutdown").into(),
             wire::Target::Rank(broker.router.rank()),

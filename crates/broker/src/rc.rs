@@ -10,7 +10,8 @@ use proto::module::STANDARD;
 use types::Rank;
 
 use crate::broker::Broker;
-use crate::{modules, persist};
+use crate::modules::{self, Program};
+use crate::persist;
 
 /// Loads the standard modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
@@ -52,7 +53,8 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
         if stores && restore.is_some() {
             args.push("truncate".to_owned());
         }
-        if let Err(error) = modules::load(broker, builtin, name, name, args).await {
+        if let Err(error) = modules::load(broker, Program::builtin(builtin, name, name, args)).await
+        {
             broker.log(Severity::Err, &format!("rc1: {name}: {error}"));
             return 1;
         }
@@ -91,7 +93,7 @@ pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
         if leader && name == "kvs" {
             code |= persist::log_finish(broker).await;
         }
-        if let Err(error) = modules::remove(broker, &name).await {
+        if let Err(error) = modules::remove(broker, &name, false).await {
             broker.log(Severity::Err, &format!("rc3: {name}: {error}"));
             code = 1;
         }

@@ -153,7 +153,7 @@ impl Router {
 
     /// Forgets a peer, its services and its subscriptions.
     pub(crate) fn remove_peer(&self, id: &RouteId) {
-        self.services.borrow_mut().retain(|_, peer| peer.id() != id);
+        self.remove_services_of(id);
         self.subscribers
             .borrow_mut()
             .retain(|subscriber| subscriber.peer.id() != id);
@@ -179,6 +179,11 @@ impl Router {
 
     pub(crate) fn remove_service(&self, name: &str) {
         self.services.borrow_mut().remove(name);
+    }
+
+    /// Takes all its services from a peer.
+    pub(crate) fn remove_services_of(&self, id: &RouteId) {
+        self.services.borrow_mut().retain(|_, peer| peer.id() != id);
     }
 
     /// Who has a service.

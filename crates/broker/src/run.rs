@@ -26,6 +26,7 @@ use crate::broker::{Access, Broker, Parts};
 use crate::config;
 use crate::lifecycle::{State, duration_text};
 use crate::log::Log;
+use crate::modules::Program;
 use crate::overlay::{Listener, Overlay, ParentCard, place_attributes};
 use crate::router::Router;
 use crate::rundir::Cleanup;
@@ -678,7 +679,7 @@ fn enter(broker: &Rc<Broker>, start: &mut Start, state: State) {
                         broker.log(Severity::Err, &text);
                         broker.note_failure();
                     }
-                    if let Err(error) = crate::modules::remove(&broker, &name).await {
+                    if let Err(error) = crate::modules::remove(&broker, &name, false).await {
                         broker.log(Severity::Err, &format!("{name}: {error}"));
                     }
                 }
@@ -705,7 +706,8 @@ async fn load_builtins(broker: &Rc<Broker>, listener: Option<UnixListener>) -> R
         tokio::task::spawn_local(connector::serve(broker.clone(), listener));
     }
     if let Some(builtin) = broker.builtin("rexec") {
-        crate::modules::load(broker, builtin, "rexec", "builtin", Vec::new())
+        let program = Program::builtin(builtin, "rexec", "builtin", Vec::new());
+        crate::modules::load(broker, program)
             .await
             .map_err(|error| format!("rexec: {error}"))?;
     }

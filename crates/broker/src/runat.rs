@@ -41,7 +41,7 @@ const BLOCKED: &[&str] = &[
 const BLOCKED_PREFIXES: &[&str] = &["PMI_", "PMIX_", "SLURM_", "PALS_"];
 
 /// Gives a command the environment of this instance.
-fn prepare(broker: &Broker, command: &mut Command) {
+pub(crate) fn prepare(broker: &Broker, command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if BLOCKED.contains(&&*text)
@@ -155,7 +155,7 @@ pub(crate) async fn run_logged(
     code
 }
 
-async fn log_lines(
+pub(crate) async fn log_lines(
     broker: Rc<Broker>,
     stream: Option<impl AsyncRead + Unpin>,
     appname: String,

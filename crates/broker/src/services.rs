@@ -16,7 +16,9 @@ use proto::broker::{
 use proto::config::{Config, ConfigGet, ConfigLoad, ConfigReload, ModuleConfigReload};
 use proto::event::{EventPublish, EventSubscribe, EventUnsubscribe, Publish, Published};
 use proto::log::{Cancel, Dmesg, LogAppend, LogCancel, LogClear, LogDmesg, LogSetAttr, SetAttr};
-use proto::module::{List, Load, Module, ModuleList, ModuleLoad, ModuleRemove, Remove};
+use proto::module::{
+    List, Load, Module, ModuleList, ModuleLoad, ModuleRemove, ModuleStatus, Remove,
+};
 use proto::service::{Service, ServiceAdd, ServiceRemove};
 use proto::{Access, Empty};
 use rpc::{Request, Routes, RpcError};
@@ -27,7 +29,8 @@ use wire::{Flags, Message};
 use crate::broker::Broker;
 use crate::internal::ServiceRoutes;
 use crate::lifecycle::State;
-use crate::{builtin, config, modules, runat};
+use crate::modules::Program;
+use crate::{builtin, config, external, modules, runat};
 
 type Shared = Rc<Broker>;
 
@@ -220,10 +223,12 @@ fn module_service() -> ServiceRoutes {
                 request.reply_result(&result.map(|()| Empty {}));
             });
         })
+        // The host takes its modules' reports; a client that acts as one, as for tests, has none.
+        .on::<ModuleStatus>(|_, request, _| request.reply(&Empty {}))
         .on::<ModuleRemove>(|broker, request, remove: Remove| {
             let broker = broker.clone();
             tokio::task::spawn_local(async move {
-                let result = modules::remove(&broker, &remove.name).await;
+                let result = modules::remove(&broker, &remove.name, remove.cancel).await;
                 request.reply_result(&result.map(|()| Empty {}));
             });
         })
@@ -246,26 +251,24 @@ fn list_modules(broker: &Broker) -> Vec<Module> {
 }
 
 async fn load_module(broker: &Shared, load: Load) -> Result<(), RpcError> {
-    let stem = load.path.rsplit('/').next().unwrap_or_default();
-    let stem = stem
-        .split_once(".so")
-        .or_else(|| stem.split_once(".py"))
-        .map_or(stem, |(s, _)| s);
-    let name = load.name.as_deref().unwrap_or(stem);
-    if let Some(builtin) = broker.builtin(stem) {
-        return modules::load(broker, builtin, name, &load.path, load.args).await;
+    let stem = external::name_of(&load.path).to_owned();
+    let name = load.name.clone().unwrap_or_else(|| stem.clone());
+    // The modules that come with the program stand in for the reference's files of that name.
+    if load.loader.is_none()
+        && let Some(builtin) = broker.builtin(&stem)
+    {
+        let program = Program::builtin(builtin, &name, &load.path, load.args);
+        return modules::load(broker, program).await;
     }
-    if load.path.contains('/') || load.exec || load.loader.is_some() {
-        let text = format!(
-            "{}: modules in processes of their own are not built yet",
-            load.path
-        );
-        return Err(RpcError::new(Errno::ENOSYS, text));
-    }
-    Err(RpcError::new(
-        Errno::ENOENT,
-        "module not found in search path",
-    ))
+    let external = external::find(&load)?;
+    let program = Program {
+        name,
+        path: external.path.display().to_string(),
+        args: load.args,
+        main: Box::new(external.main(broker.clone())),
+        raw_responses: true,
+    };
+    modules::load(broker, program).await
 }
 
 fn config_service() -> ServiceRoutes {

@@ -195,6 +195,17 @@ impl Context {
         self.host.unregister_service(&self.id, service);
     }
 
+    /// The next message of whatever kind, for a module that runs elsewhere and has its messages
+    /// relayed; `None` when the broker lets go of it. Cancel safe.
+    pub async fn next_raw(&mut self) -> Option<Message> {
+        self.inbox.recv().await
+    }
+
+    /// A message that is there already.
+    pub fn try_next_raw(&mut self) -> Option<Message> {
+        self.inbox.try_recv().ok()
+    }
+
     /// The next input; `None` when the module is asked to end. Cancel safe.
     pub async fn next(&mut self) -> Option<Input> {
         loop {

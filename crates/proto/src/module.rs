@@ -1,7 +1,9 @@
 //! Broker modules: service `module`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use crate::config::Config;
 use crate::{Empty, rpc};
 
 /// A module to load.
@@ -61,6 +63,36 @@ pub struct List {
     pub mods: Vec<Module>,
 }
 
+/// What a module in a process of its own is told first, in a request with the topic `welcome`
+/// that wants no answer (RFC 5).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Its name.
+    pub name: String,
+    /// Its id in routes.
+    pub uuid: String,
+    /// Its arguments.
+    pub args: Option<Vec<String>>,
+    /// The broker attributes that do not change.
+    pub attrs: Map<String, Value>,
+    /// The configuration.
+    pub conf: Config,
+}
+
+/// A module's state, as it reports it itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// As in [`Module::status`].
+    pub status: i32,
+    /// With 3, why it ended; 0 or absent if all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errnum: Option<i32>,
+}
+
+rpc! {
+    /// Reports a module's state; from modules only.
+    ModuleStatus: "module", "status", Single, Any, Report => Empty
+}
 rpc! {
     /// Loads a module; answered once it runs.
     ModuleLoad: "module", "load", Single, Owner, Load => Empty

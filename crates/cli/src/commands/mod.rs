@@ -17,6 +17,7 @@ pub(crate) mod kvs;
 pub(crate) mod log;
 pub(crate) mod modprobe;
 pub(crate) mod module;
+mod module_exec;
 pub(crate) mod overlay;
 pub(crate) mod pgrep;
 pub(crate) mod ping;
@@ -134,6 +135,8 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         modprobe::run,
     ),
     ("module", "Manage broker modules", module::run),
+    ("module-exec", "", module_exec::run),
+    ("module-python-exec", "", module_exec::run_python),
     ("ping", "Measure the round trip to a service", ping::run),
     ("python", "Run Python with the Flux bindings", python::run),
     ("version", "Show version information", version::version),

@@ -151,7 +151,7 @@ fn canonical(module: &str) -> Result<String, Fail> {
 }
 
 /// The name a module gets from its path.
-fn name_of(module: &str) -> String {
+pub(crate) fn name_of(module: &str) -> String {
     let base = module.rsplit('/').next().unwrap_or(module);
     let base = base.split(".so").next().unwrap_or(base);
     base.strip_suffix(".py").unwrap_or(base).to_owned()
