@@ -91,13 +91,21 @@ pub(crate) fn run(prefix: &str, body: impl Future<Output = Outcome>) -> i32 {
 pub(crate) async fn connect() -> Result<Client, Fail> {
     client::open(None)
         .await
-        .map_err(|error| Fail::of("flux_open", error.errno))
+        .map_err(|error| Fail::of("flux_open", naming(&error)))
+}
+
+/// Why there is no connection, and to what.
+fn naming(error: &OpenError) -> String {
+    match std::env::var("FLUX_URI") {
+        Ok(uri) => format!("{} (FLUX_URI={uri})", error.errno),
+        Err(_) => error.errno.to_string(),
+    }
 }
 
 /// Connects as the builtins do, which fail under the driver's name.
 pub(crate) async fn connect_builtin() -> Result<Client, Fail> {
     client::open(None).await.map_err(|error| {
-        err!("flux: flux_open: {}", error.errno);
+        err!("flux: flux_open: {}", naming(&error));
         Fail::silent(1)
     })
 }
@@ -109,6 +117,16 @@ pub(crate) async fn connect_p() -> Result<Client, Fail> {
 
 fn unable(error: OpenError) -> Fail {
     Fail::of("Unable to connect to Flux", error)
+}
+
+/// Seconds of a duration (RFC 23).
+pub(crate) fn duration(text: &str) -> Result<f64, Fail> {
+    types::fsd::parse(text).map_err(|_| invalid_duration(text))
+}
+
+/// What is said of a text that is no duration.
+pub(crate) fn invalid_duration(text: &str) -> Fail {
+    Fail::new(format!("invalid Flux standard duration '{text}'"))
 }
 
 /// The text of an error as Python shows the exception object.

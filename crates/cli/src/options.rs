@@ -450,7 +450,7 @@ impl Args {
                 let opt = self.parser.opts().find(|opt| opt.is(key));
                 let spelled = opt.map(spell).unwrap_or_default();
                 self.parser.usage_error(&format!(
-                    "argument {spelled}: invalid Flux standard duration"
+                    "argument {spelled}: invalid Flux standard duration '{text}'"
                 ))
             }
         })

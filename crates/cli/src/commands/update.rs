@@ -5,7 +5,7 @@ use proto::job_list::{JobListId, ListId};
 use proto::job_manager::{JobManagerUpdate, Update};
 use rpc::Dest;
 use serde_json::{Map, Value, json};
-use types::{Errno, JobId, fsd};
+use types::{Errno, JobId};
 
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
@@ -122,7 +122,7 @@ fn duration(text: &str) -> Result<(bool, f64), Fail> {
         Some(b'-') => (-1.0, &text[1..]),
         _ => (0.0, text),
     };
-    let seconds = fsd::parse(rest).map_err(|_| Fail::new("invalid Flux standard duration"))?;
+    let seconds = fail::duration(rest)?;
     Ok(if sign != 0.0 {
         (true, sign * seconds)
     } else if seconds.is_infinite() {
@@ -178,7 +178,10 @@ mod tests {
             ("+5m", Ok((true, 300.0))),
             ("-1m", Ok((true, -60.0))),
             ("inf", Ok((false, 0.0))),
-            ("foo", Err("invalid Flux standard duration".to_owned())),
+            (
+                "foo",
+                Err("invalid Flux standard duration 'foo'".to_owned()),
+            ),
         ] {
             assert_eq!(duration(text).map_err(|failure| failure.text), expect);
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use types::Errno;
 
 use super::{constraint, environment};
-use crate::fail::Fail;
+use crate::fail::{self, Fail};
 use crate::options::Args;
 use crate::{datetime, err};
 
@@ -125,14 +125,11 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
 
 /// Seconds of a time limit: minutes unless there is a unit.
 fn time_limit(text: &str) -> Result<f64, Fail> {
-    let invalid = || Fail::new("invalid Flux standard duration");
-    if let Ok(minutes) = text.parse::<f64>() {
-        if !minutes.is_finite() || minutes < 0.0 {
-            return Err(invalid());
-        }
-        return Ok(minutes * 60.0);
+    match text.parse::<f64>() {
+        Ok(minutes) if minutes.is_finite() && minutes >= 0.0 => Ok(minutes * 60.0),
+        Ok(_) => Err(fail::invalid_duration(text)),
+        Err(_) => fail::duration(text),
     }
-    types::fsd::parse(text).map_err(|_| invalid())
 }
 
 fn number(args: &Args, key: &str) -> Result<Option<i64>, Fail> {
@@ -329,9 +326,7 @@ fn signal(text: &str) -> Result<Value, Fail> {
     };
     let timeleft = match time {
         None => 60.0,
-        Some(time) => {
-            types::fsd::parse(time).map_err(|_| Fail::new("invalid Flux standard duration"))?
-        }
+        Some(time) => fail::duration(time)?,
     };
     Ok(json!({"signum": signum, "timeleft": timeleft}))
 }
