@@ -255,6 +255,15 @@ static WAIT: Parser = Parser {
     opts: &[arg('t', "timeout", "FSD", "Give up after this time"), QUIET],
 };
 
+/// The options of a wait, which takes no other words.
+fn wait_args(words: &[String]) -> Result<Args, i32> {
+    let args = WAIT.parse(words)?;
+    match args.words.as_slice() {
+        [] => Ok(args),
+        words => Err(WAIT.usage_error(&format!("unrecognized arguments: {}", words.join(" ")))),
+    }
+}
+
 /// Waits for an answer, at most as long as the command line says.
 async fn within<T>(
     args: &Args,
@@ -272,7 +281,7 @@ async fn within<T>(
 }
 
 fn drain(words: &[String]) -> i32 {
-    let args = match WAIT.parse(words) {
+    let args = match wait_args(words) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -287,7 +296,7 @@ fn drain(words: &[String]) -> i32 {
 }
 
 fn idle(words: &[String]) -> i32 {
-    let args = match WAIT.parse(words) {
+    let args = match wait_args(words) {
         Ok(args) => args,
         Err(status) => return status,
     };

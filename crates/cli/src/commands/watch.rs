@@ -10,7 +10,7 @@ use super::jobs::{Filter, list};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use crate::submit::{Wanted, Watcher};
+use crate::submit::{Sinks, Wanted, Watcher};
 use crate::{datetime, err, output};
 
 const PROG: &str = "flux-watch";
@@ -84,11 +84,10 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             output: true,
             label: args.has("label-io"),
             verbose: args.count("verbose"),
-            log: None,
-            log_stderr: None,
         };
         let watcher = Watcher::open(&client, wanted).await?;
-        let following: Vec<_> = ids.iter().map(|id| watcher.follow(*id)).collect();
+        let follow = |id: &JobId| watcher.follow(*id, Sinks::default());
+        let following: Vec<_> = ids.iter().map(follow).collect();
         let mut status = 0;
         for task in following {
             let ended = task.await.map_err(|error| Fail::new(error.to_string()))??;

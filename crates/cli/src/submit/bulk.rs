@@ -6,6 +6,7 @@ use std::io::Read;
 
 use types::Errno;
 
+use super::sinks::Files;
 use super::{Job, early, is_dry, jobs, options, submit_all};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
@@ -82,13 +83,14 @@ pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
             outln!("bulksubmit: submitting a total of {} jobs", rows.len());
         }
         let mut all: Vec<Job> = Vec::new();
+        let mut files = Files::default();
         for (seq, row) in rows.iter().enumerate() {
             let (filled, command) = fill(&args, &template, row, seq)?;
             if is_dry(&args) || args.has("verbose") {
                 outln!("bulksubmit: submit {}", shown(&args, &filled, &command));
             }
             if !is_dry(&args) {
-                all.extend(jobs(&filled, &command)?);
+                all.extend(jobs(&filled, &mut files, &command)?);
             }
         }
         if is_dry(&args) {

@@ -6,6 +6,7 @@ mod directives;
 mod environment;
 mod jobspec;
 mod options;
+mod sinks;
 mod watch;
 
 use base64::Engine;
@@ -24,6 +25,8 @@ use crate::{attach, err, json, out, outln, output};
 pub(crate) use bulk::bulksubmit;
 use jobspec::Kind;
 pub(crate) use jobspec::{set as set_path, urgency};
+use sinks::Files;
+pub(crate) use sinks::Sinks;
 pub(crate) use watch::{Wanted, Watcher};
 
 /// Wraps a jobspec as the instance owner may submit it (RFC 15, mechanism `none`).
@@ -154,24 +157,27 @@ struct Job {
     cc: Option<u32>,
     urgency: i32,
     flags: i32,
+    sinks: Sinks,
 }
 
 impl Job {
-    fn new(args: &Args, jobspec: Value, cc: Option<u32>) -> Result<Job, Fail> {
+    fn new(args: &Args, files: &mut Files, jobspec: Value, cc: Option<u32>) -> Result<Job, Fail> {
         let urgency = urgency(args.get("urgency"))?;
         Ok(Job {
             jobspec,
             cc,
             urgency,
             flags: jobspec::flags(args)?,
+            sinks: files.sinks(args)?,
         })
     }
 }
 
-fn jobs(args: &Args, command: &[String]) -> Result<Vec<Job>, Fail> {
+/// The jobs a command line asks for.
+fn jobs(args: &Args, files: &mut Files, command: &[String]) -> Result<Vec<Job>, Fail> {
     let Some(copies) = copies(args)? else {
         let jobspec = jobspec::build(args, Kind::Tasks, command)?;
-        return Ok(vec![Job::new(args, jobspec, None)?]);
+        return Ok(vec![Job::new(args, files, jobspec, None)?]);
     };
     let varies = args
         .given()
@@ -200,7 +206,7 @@ fn jobs(args: &Args, command: &[String]) -> Result<Vec<Job>, Fail> {
                 jobspec["attributes"]["system"]["environment"]["FLUX_JOB_CC"] =
                     cc.to_string().into();
             }
-            Job::new(&filled, jobspec, Some(cc))
+            Job::new(&filled, files, jobspec, Some(cc))
         })
         .collect()
 }
@@ -212,7 +218,7 @@ pub(crate) fn submit(_: &Invocation<'_>, words: &[String]) -> i32 {
     };
     fail::run("flux-submit: ERROR", async {
         let command = command(&args)?;
-        let jobs = jobs(&args, &command)?;
+        let jobs = jobs(&args, &mut Files::default(), &command)?;
         if is_dry(&args) {
             for job in &jobs {
                 outln!("{}", json::python(&job.jobspec, false));
@@ -249,14 +255,14 @@ async fn submit_all(client: &Client, args: &Args, jobs: &[Job]) -> Outcome {
             Ok(submitted) => {
                 ids.push(submitted.id);
                 if !quiet {
-                    outln!("{}", submitted.id);
+                    job.sinks.line(&submitted.id.to_string())?;
                 }
                 if let Some(watcher) = watcher.as_ref().filter(|watcher| watcher.one_by_one()) {
-                    following.push(watcher.follow(submitted.id));
+                    following.push(watcher.follow(submitted.id, job.sinks.clone()));
                 }
             }
             Err(error) => {
-                complain(job, &error);
+                complain(job, &error)?;
                 status = 1;
             }
         }
@@ -274,11 +280,11 @@ async fn submit_all(client: &Client, args: &Args, jobs: &[Job]) -> Outcome {
     Ok(status)
 }
 
-fn complain(job: &Job, error: &RpcError) {
+fn complain(job: &Job, error: &RpcError) -> Result<(), Fail> {
     let text = fail::python_text(error);
     match job.cc {
-        Some(cc) => err!("cc={cc}: {text}"),
-        None => err!("{text}"),
+        Some(cc) => job.sinks.error_line(&format!("cc={cc}: {text}")),
+        None => job.sinks.error_line(&text),
     }
 }
 

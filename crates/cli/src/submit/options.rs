@@ -67,8 +67,8 @@ macro_rules! many_options {
         task_options![
             arg('\0', "cc", "IDSET", "Submit a copy for each id, which replaces {cc}"),
             arg('\0', "bcc", "IDSET", "As --cc without FLUX_JOB_CC"),
-            arg('\0', "log", "FILE", "Write output of watched jobs to a file"),
-            arg('\0', "log-stderr", "FILE", "Write errors of watched jobs to a file"),
+            arg('\0', "log", "FILE", "Write job ids and output to a file"),
+            arg('\0', "log-stderr", "FILE", "Write errors to a file"),
             arg('\0', "wait-event", "NAME", "Wait for an event of every job"),
             flag('\0', "wait", "Wait until every job has ended"),
             flag('\0', "watch", "Show the output of every job"),

@@ -3,10 +3,8 @@
 //! The instance owner follows all of them through one journal, which carries only the events that
 //! matter; others, and who wants output, follow the eventlogs of each job.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::rc::Rc;
 
 use client::Client;
@@ -17,6 +15,7 @@ use serde_json::{Map, Value, json};
 use spec::Entry;
 use types::{Errno, JobId};
 
+use super::sinks::Sinks;
 use crate::attach::{data_of, entry, log_line, show_data, watch};
 use crate::fail::Fail;
 use crate::options::Args;
@@ -33,10 +32,6 @@ pub(crate) struct Wanted {
     pub(crate) label: bool,
     /// 1 tells of each job's end, 2 of every event.
     pub(crate) verbose: usize,
-    /// Where output goes instead.
-    pub(crate) log: Option<RefCell<File>>,
-    /// Where errors go instead.
-    pub(crate) log_stderr: Option<RefCell<File>>,
 }
 
 impl Wanted {
@@ -47,21 +42,11 @@ impl Wanted {
             None if args.has("wait") || args.has("watch") => "clean".to_owned(),
             None => return Ok(None),
         };
-        let file = |key: &str| -> Result<Option<RefCell<File>>, Fail> {
-            let Some(path) = args.get(key) else {
-                return Ok(None);
-            };
-            let file =
-                File::create(path).map_err(|error| Fail::of(path, Errno::from_io(&error)))?;
-            Ok(Some(RefCell::new(file)))
-        };
         Ok(Some(Wanted {
             event,
             output: args.has("watch"),
             label: args.has("label-io"),
             verbose: args.count("verbose"),
-            log: file("log")?,
-            log_stderr: file("log-stderr")?,
         }))
     }
 
@@ -171,10 +156,14 @@ impl Watcher {
     }
 
     /// Starts to follow one job.
-    pub(crate) fn follow(&self, id: JobId) -> tokio::task::JoinHandle<Result<i32, Fail>> {
+    pub(crate) fn follow(
+        &self,
+        id: JobId,
+        sinks: Sinks,
+    ) -> tokio::task::JoinHandle<Result<i32, Fail>> {
         let client = self.client.clone();
         let wanted = self.wanted.clone();
-        tokio::task::spawn_local(async move { follow(&client, id, &wanted).await })
+        tokio::task::spawn_local(async move { follow(&client, id, &wanted, &sinks).await })
     }
 
     /// Follows all jobs through the journal and returns the highest exit code.
@@ -226,7 +215,7 @@ impl Watcher {
 }
 
 /// Follows one job and returns its exit code.
-async fn follow(client: &Client, id: JobId, wanted: &Wanted) -> Result<i32, Fail> {
+async fn follow(client: &Client, id: JobId, wanted: &Wanted, sinks: &Sinks) -> Result<i32, Fail> {
     let (log, name) = match wanted.event.strip_prefix("exec.") {
         Some(name) => ("guest.exec.eventlog", name),
         None => ("eventlog", wanted.event.as_str()),
@@ -246,7 +235,7 @@ async fn follow(client: &Client, id: JobId, wanted: &Wanted) -> Result<i32, Fail
     };
     let output = async {
         if wanted.output {
-            follow_output(client, id, wanted).await?;
+            follow_output(client, id, wanted, sinks).await?;
         }
         Ok::<(), Fail>(())
     };
@@ -277,7 +266,12 @@ async fn follow(client: &Client, id: JobId, wanted: &Wanted) -> Result<i32, Fail
     Ok(ended.get().code)
 }
 
-async fn follow_output(client: &Client, id: JobId, wanted: &Wanted) -> Result<(), Fail> {
+async fn follow_output(
+    client: &Client,
+    id: JobId,
+    wanted: &Wanted,
+    sinks: &Sinks,
+) -> Result<(), Fail> {
     let mut stream = watch(client, id, "guest.output", watch_flags::WAITCREATE);
     let mut encodings = Map::new();
     let prefix = if wanted.label {
@@ -305,17 +299,9 @@ async fn follow_output(client: &Client, id: JobId, wanted: &Wanted) -> Result<()
                     .as_ref()
                     .and_then(|context| data_of(context, &encodings));
                 if let Some(data) = data {
-                    let file = if data.stream == "stderr" {
-                        wanted.log_stderr.as_ref().or(wanted.log.as_ref())
-                    } else {
-                        wanted.log.as_ref()
-                    };
-                    match (file, &data.data) {
-                        (Some(file), Some(bytes)) => file
-                            .borrow_mut()
-                            .write_all(bytes)
-                            .map_err(|error| Fail::of("log", Errno::from_io(&error)))?,
-                        _ => show_data(&data, wanted.label, &prefix),
+                    let bytes = data.data.as_deref().unwrap_or_default();
+                    if !sinks.data(&data.stream, bytes)? {
+                        show_data(&data, wanted.label, &prefix);
                     }
                 }
             }

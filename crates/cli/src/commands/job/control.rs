@@ -47,8 +47,8 @@ pub(super) fn urgency(words: &[String]) -> i32 {
             .old_urgency;
         if args.has("verbose") {
             match old {
-                0 => err!("old urgency: 0 (hold)"),
-                31 => err!("old urgency: 31 (expedite)"),
+                0 => err!("old urgency: held"),
+                31 => err!("old urgency: expedited"),
                 old => err!("old urgency: {old}"),
             }
         }
