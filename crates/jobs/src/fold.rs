@@ -317,8 +317,9 @@ impl Fold {
                 self.advance(entry, State::Sched, State::Run)?;
                 self.has_resources = true;
                 self.bypass = entry.get("bypass") == Some(&Value::Bool(true));
+                // The event has all there are, what was said before included.
                 if let Some(Value::Object(annotations)) = entry.get("annotations") {
-                    self.annotate(annotations);
+                    self.annotations = Some(Box::new(annotations.clone()));
                 }
             }
             "start" => self.started = true,
@@ -436,24 +437,8 @@ impl Fold {
 
     /// Merges a memo into the user's annotations; `null` deletes.
     fn note(&mut self, memo: &Object) {
-        let annotations = self.annotations.get_or_insert_default();
-        let user = annotations
-            .entry("user")
-            .or_insert_with(|| Value::Object(Object::new()));
-        if let Value::Object(user) = user {
-            for (key, value) in memo {
-                match value {
-                    Value::Null => drop(user.shift_remove(key)),
-                    value => drop(user.insert(key.clone(), value.clone())),
-                }
-            }
-            if user.is_empty() {
-                annotations.shift_remove("user");
-            }
-        }
-        if annotations.is_empty() {
-            self.annotations = None;
-        }
+        let user = ("user".to_owned(), Value::Object(memo.clone()));
+        self.annotate(&Object::from_iter([user]));
     }
 }
 

@@ -144,10 +144,13 @@ rpc! {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SchedStatus {
     /// All of them; `null` where there are none.
+    #[serde(default)]
     pub all: Value,
     /// Those that are down.
+    #[serde(default)]
     pub down: Value,
     /// Those in use.
+    #[serde(default)]
     pub allocated: Value,
 }
 

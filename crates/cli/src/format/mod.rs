@@ -7,7 +7,7 @@ mod named;
 mod spec;
 mod value;
 
-pub(crate) use named::{Named, NoFormat, choose};
+pub(crate) use named::{Named, NoFormat, choose, files};
 pub(crate) use spec::Spec;
 pub(crate) use value::Value;
 

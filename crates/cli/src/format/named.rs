@@ -92,23 +92,7 @@ fn configured(
     builtin: &[Named],
     known: &mut Vec<Known>,
 ) -> Result<(), String> {
-    let mut merged = Json::Null;
-    for dir in xdg_dirs().iter().rev() {
-        for ext in ["json", "toml"] {
-            let path = format!("{dir}/flux/{command}.{ext}");
-            let Ok(text) = std::fs::read_to_string(&path) else {
-                continue;
-            };
-            let value = if ext == "toml" {
-                from_toml(&text)
-            } else {
-                serde_json::from_str(&text).map_err(|error| error.to_string())
-            };
-            let value = value.map_err(|error| format!("{path}: {error}"))?;
-            check(&value, section, builtin).map_err(|error| format!("{path}: {error}"))?;
-            merge_into(&mut merged, value);
-        }
-    }
+    let merged = files(command, |value| check(value, command, section, builtin))?;
     let root = match section {
         Some(section) => &merged[section],
         None => &merged,
@@ -124,7 +108,55 @@ fn configured(
     Ok(())
 }
 
-fn check(config: &Json, section: Option<&str>, builtin: &[Named]) -> Result<(), String> {
+/// The configuration files of a command, merged, later ones prevailing. Errors name the file.
+pub(crate) fn files(
+    command: &str,
+    check: impl Fn(&Json) -> Result<(), String>,
+) -> Result<Json, String> {
+    let mut merged = Json::Null;
+    for dir in xdg_dirs().iter().rev() {
+        for ext in ["json", "toml"] {
+            let path = format!("{dir}/flux/{command}.{ext}");
+            let Ok(text) = std::fs::read_to_string(&path) else {
+                continue;
+            };
+            let value = if ext == "toml" {
+                from_toml(&text)
+            } else {
+                serde_json::from_str(&text).map_err(|error| error.to_string())
+            };
+            let value = value.map_err(|error| format!("{path}: {error}"))?;
+            check(&value).map_err(|error| format!("{path}: {error}"))?;
+            merge_into(&mut merged, value);
+        }
+    }
+    Ok(merged)
+}
+
+/// The tables a command's files may have.
+fn tables(command: &str) -> &'static [&'static str] {
+    match command {
+        "flux-resource" => &["list", "status", "drain"],
+        "flux-queue" => &["list"],
+        _ => &["formats"],
+    }
+}
+
+fn check(
+    config: &Json,
+    command: &str,
+    section: Option<&str>,
+    builtin: &[Named],
+) -> Result<(), String> {
+    for key in config
+        .as_object()
+        .into_iter()
+        .flat_map(|table| table.keys())
+    {
+        if !tables(command).contains(&key.as_str()) {
+            return Err(format!("invalid key {key}"));
+        }
+    }
     let root = match section {
         Some(section) => &config[section],
         None => config,

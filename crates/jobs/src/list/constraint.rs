@@ -290,6 +290,8 @@ fn decode_time(operator: &str, values: &[Value]) -> Result<Node, ConstraintError
     let state = match operator {
         "t_submit" => State::New,
         "t_depend" => State::Depend,
+        "t_priority" => State::Priority,
+        "t_sched" => State::Sched,
         "t_run" => State::Run,
         "t_cleanup" => State::Cleanup,
         "t_inactive" => State::Inactive,

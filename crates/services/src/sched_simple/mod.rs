@@ -505,7 +505,10 @@ fn deny(id: JobId, note: &str) -> AllocReply {
 }
 
 fn success(id: JobId, set: &ResourceSet) -> AllocReply {
-    let sched = json!({"resource_summary": set.to_string()});
+    // What was said of it while it was pending goes.
+    let sched = json!({
+        "resource_summary": set.to_string(), "reason_pending": null, "jobs_ahead": null,
+    });
     let resources = match set.to_value() {
         Value::Object(map) => Some(map),
         _ => None,

@@ -17,8 +17,8 @@ static LIST: Parser = Parser {
     about: "List jobs",
     family: Family::G,
     opts: &[
-        flag('a', "all", "List jobs in all states"),
-        flag('A', "all-users", "List the jobs of all users"),
+        flag('a', "all-user", "List one's jobs in all states"),
+        flag('A', "all", "List the jobs of all users in all states"),
         arg('c', "count", "N", "List at most N jobs"),
         arg('s', "states", "STATES", "List jobs in these states"),
         arg('u', "user", "USER", "List the jobs of this user, or all"),
@@ -43,14 +43,16 @@ pub(super) fn list(words: &[String]) -> i32 {
     show(&LIST, words, |args| {
         let states: Vec<String> = match args.get("states") {
             Some(list) => list.split(',').map(str::to_lowercase).collect(),
-            None if args.has("all") => ALL_STATES.iter().map(|&state| state.to_owned()).collect(),
+            None if args.has("all") || args.has("all-user") => {
+                ALL_STATES.iter().map(|&state| state.to_owned()).collect()
+            }
             None => ALL_STATES[..2]
                 .iter()
                 .map(|&state| state.to_owned())
                 .collect(),
         };
         let mut terms = vec![json!({ "states": states })];
-        let user = if args.has("all-users") {
+        let user = if args.has("all") {
             -1
         } else {
             super::control::user(args.get("user"))?

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use proto::Empty;
 use proto::resource::{ResourceSchedStatus, SchedStatus};
+use proto::sched::SchedResourceStatus;
+use rpc::Dest;
 use serde_json::Value as Json;
 use spec::r::ResourceSet;
-use types::IdSet;
+use types::{Errno, IdSet};
 
 use super::{
-    FORMAT, INCLUDE, LEADER, NO_HEADER, NO_SKIP_EMPTY, PREFIX, QUEUE, Queues, SKIP_EMPTY, STATE,
-    STATES, chosen, include, part, wanted_queues,
+    CONFIG_FILE, FORMAT, FROM_STDIN, INCLUDE, LEADER, NO_HEADER, NO_SKIP_EMPTY, PREFIX, QUEUE,
+    Queues, SKIP_EMPTY, STATE, STATES, chosen, include, part, wanted_queues,
 };
 use crate::commands::queue::print;
 use crate::fail::{self, Fail};
-use crate::format::{Named, Row, Value};
+use crate::format::{self, Format, Named, Row, Value};
 use crate::options::{Args, Family, Parser};
 use crate::{json, outln};
 
@@ -32,6 +34,8 @@ static LIST: Parser = Parser {
         NO_HEADER,
         SKIP_EMPTY,
         NO_SKIP_EMPTY,
+        FROM_STDIN,
+        CONFIG_FILE,
     ],
 };
 
@@ -114,14 +118,17 @@ struct States {
 }
 
 impl States {
-    fn new(status: &SchedStatus) -> States {
-        let set = |value: &Json| ResourceSet::from_value(value).unwrap_or_default();
-        let (all, down) = (set(&status.all), set(&status.down));
-        let mut allocated = set(&status.allocated);
+    fn new(status: &SchedStatus) -> Result<States, Fail> {
+        let set = |value: &Json| match value {
+            Json::Null => Ok(ResourceSet::default()),
+            value => ResourceSet::from_value(value).map_err(|error| Fail::of("R", error)),
+        };
+        let (all, down) = (set(&status.all)?, set(&status.down)?);
+        let mut allocated = set(&status.allocated)?;
         allocated.copy_properties_from(&all);
         let up = all.difference(&down);
         let free = up.difference(&allocated);
-        States {
+        Ok(States {
             sets: BTreeMap::from([
                 ("all", all),
                 ("down", down),
@@ -129,7 +136,7 @@ impl States {
                 ("up", up),
                 ("free", free),
             ]),
-        }
+        })
     }
 
     fn get(&self, name: &str) -> Result<&ResourceSet, Fail> {
@@ -142,27 +149,61 @@ impl States {
 struct Query {
     states: States,
     queues: Queues,
+    /// Queues that are shown only where asked for.
+    hidden: Vec<String>,
     ranks: Option<IdSet>,
 }
 
 async fn query(args: &Args) -> Result<Query, Fail> {
     let (status, queues) = if args.has("from-stdin") {
-        return Err(Fail::new("--from-stdin is not implemented"));
+        let status = serde_json::from_reader(std::io::stdin().lock())
+            .map_err(|error| Fail::of("standard input", error))?;
+        (status, configured_queues(args.get("config-file"))?)
     } else {
         let client = fail::connect_p().await?;
-        let call = client
-            .handle()
-            .call::<ResourceSchedStatus>(LEADER, &Empty {});
+        let handle = client.handle();
+        // Older schedulers answer the same question; a variable of the tests says to ask them.
+        let own = "resource.sched-status";
+        let call = match std::env::var("FLUX_RESOURCE_LIST_RPC") {
+            Ok(other) if other != own => handle.call::<SchedResourceStatus>(Dest::Any, &Empty {}),
+            _ => handle.call::<ResourceSchedStatus>(LEADER, &Empty {}),
+        };
         let queues = Queues::read(&client);
         (call.await?, queues.await?)
     };
-    let states = States::new(&status);
+    let states = States::new(&status)?;
     let ranks = include(args, states.get("all")?)?;
     Ok(Query {
         states,
         queues,
         ranks,
+        hidden: Vec::new(),
     })
+}
+
+/// The queues of a configuration in a JSON file, if one is given.
+fn configured_queues(path: Option<&str>) -> Result<Queues, Fail> {
+    let Some(path) = path else {
+        return Ok(Queues::default());
+    };
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| Fail::of(path, Errno::from_io(&error)))?;
+    let config = serde_json::from_str(&text).map_err(|error| Fail::of(path, error))?;
+    Ok(Queues::of(&config))
+}
+
+/// The queues that configuration files hide.
+fn hidden_queues() -> Result<Vec<String>, Fail> {
+    let names = |value: &Json| -> Result<Vec<String>, String> {
+        serde_json::from_value(value["list"]["hidden-queues"].clone()).or_else(|error| match &value
+            ["list"]["hidden-queues"]
+        {
+            Json::Null => Ok(Vec::new()),
+            _ => Err(format!("list.hidden-queues: {error}")),
+        })
+    };
+    let merged = format::files("flux-resource", |value| names(value).map(drop));
+    merged.and_then(|merged| names(&merged)).map_err(Fail::new)
 }
 
 impl Query {
@@ -179,37 +220,53 @@ impl Query {
         Ok(set)
     }
 
-    /// The queues that may use some resources, as shown.
-    fn queue_names(&self, args: &Args, set: &ResourceSet) -> String {
-        let wanted = wanted_queues(args);
-        let names = self
-            .queues
+    /// The queues to show, with what they require.
+    fn shown_queues(&self, args: &Args) -> impl Iterator<Item = (&str, Option<&[String]>)> {
+        let wanted: Vec<String> = wanted_queues(args).into_iter().map(str::to_owned).collect();
+        self.queues
             .list
             .iter()
-            .filter(|(name, requires, is_virtual)| {
-                let named = wanted.contains(&name.as_str());
-                if !wanted.is_empty() && !named {
-                    return false;
-                }
-                (named || !is_virtual) && part(set, requires.as_deref()).nnodes() == set.nnodes()
-            });
-        names
-            .map(|(name, ..)| name.as_str())
-            .collect::<Vec<_>>()
-            .join(",")
+            .filter(move |(name, _, is_virtual)| match wanted.is_empty() {
+                true => !is_virtual && !self.hidden.contains(name),
+                false => wanted.contains(name),
+            })
+            .map(|(name, requires, _)| (name.as_str(), requires.as_deref()))
+    }
+
+    /// The queues that may use some resources, as shown.
+    fn queue_names(&self, args: &Args, set: &ResourceSet) -> String {
+        let names: Vec<&str> = self
+            .shown_queues(args)
+            .filter(|(_, requires)| part(set, *requires).nnodes() == set.nnodes())
+            .map(|(name, _)| name)
+            .collect();
+        names.join(",")
+    }
+
+    /// The lines of a state without resources: one for each queue.
+    fn empty_lines(&self, args: &Args, state: &str) -> Vec<Line> {
+        let line = |queue: &str| Line {
+            state: state.to_owned(),
+            queue: queue.to_owned(),
+            properties: String::new(),
+            others: String::new(),
+            set: ResourceSet::new(),
+        };
+        let lines: Vec<Line> = self
+            .shown_queues(args)
+            .map(|(name, _)| line(name))
+            .collect();
+        match lines.is_empty() {
+            true => vec![line("")],
+            false => lines,
+        }
     }
 
     /// Splits resources by which properties their ranks have.
     fn lines(&self, args: &Args, state: &str) -> Result<Vec<Line>, Fail> {
         let set = self.set(args, state)?;
         if set.is_empty() {
-            return Ok(vec![Line {
-                state: state.to_owned(),
-                queue: String::new(),
-                properties: String::new(),
-                others: String::new(),
-                set,
-            }]);
+            return Ok(self.empty_lines(args, state));
         }
         let mut groups: BTreeMap<Vec<String>, IdSet> = BTreeMap::new();
         for rank in set.ranks().iter() {
@@ -258,7 +315,8 @@ pub(super) fn list(words: &[String]) -> i32 {
     fail::run(PREFIX, async {
         let mut format = chosen(&args, "list", FORMATS, heading)?;
         let names = states(&args, "free,allocated,down");
-        let query = query(&args).await?;
+        let mut query = query(&args).await?;
+        query.hidden = hidden_queues()?;
         let mut lines: Vec<Line> = Vec::new();
         let skip = args.has("skip-empty") || (args.has("include") && !args.has("no-skip-empty"));
         for state in &names {
@@ -279,17 +337,47 @@ pub(super) fn list(words: &[String]) -> i32 {
                         .collect()
                 };
                 let text = visible(&line);
-                let same = lines
-                    .iter_mut()
-                    .find(|known| known.state == line.state && visible(known) == text);
+                let same = lines.iter_mut().find(|known| visible(known) == text);
                 match same {
                     Some(known) => known.set.add(&line.set),
                     None => lines.push(line),
                 }
             }
         }
+        if is_only_properties(&format) {
+            lines = union_of_properties(lines);
+        }
         print(&mut format, &mut lines, !args.has("no-header"))
     })
+}
+
+/// Whether a format shows properties and nothing else.
+fn is_only_properties(format: &Format) -> bool {
+    let mut names = format.names();
+    matches!(names.next(), Some("properties" | "propertiesx")) && names.next().is_none()
+}
+
+/// One line with all the properties that lines have, in the order they come.
+fn union_of_properties(lines: Vec<Line>) -> Vec<Line> {
+    let union = |text: fn(&Line) -> &str| {
+        let mut names: Vec<&str> = Vec::new();
+        for name in lines.iter().flat_map(|line| text(line).split(',')) {
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(",")
+    };
+    let (properties, others) = (union(|line| &line.properties), union(|line| &line.others));
+    let first = lines.into_iter().next();
+    first
+        .map(|line| Line {
+            properties,
+            others,
+            ..line
+        })
+        .into_iter()
+        .collect()
 }
 
 static INFO: Parser = Parser {
@@ -297,7 +385,16 @@ static INFO: Parser = Parser {
     usage: "[-h] [-s STATE,...] [-i TARGETS] [-q QUEUE,...]",
     about: "",
     family: Family::P,
-    opts: &[STATES, STATE, INCLUDE, QUEUE],
+    opts: &[
+        STATES,
+        STATE,
+        INCLUDE,
+        QUEUE,
+        SKIP_EMPTY,
+        NO_SKIP_EMPTY,
+        FROM_STDIN,
+        CONFIG_FILE,
+    ],
 };
 
 /// The resources of all the states a command line names together.

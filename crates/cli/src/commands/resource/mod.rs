@@ -21,7 +21,7 @@ use crate::fail::{self, Fail};
 use crate::format::{self, Format, Named, NoFormat};
 use crate::options::{Args, Family, Opt, Parser, arg, flag, maybe};
 use crate::timefmt::TimeFormat;
-use crate::{color, outln, output};
+use crate::{color, err, outln, output};
 
 const PREFIX: &str = "flux-resource: ERROR";
 const LEADER: Dest = Dest::Rank(Rank::LEADER);
@@ -44,6 +44,8 @@ const COLOR: Opt = maybe('L', "color", "WHEN", "Use colour: never, always or aut
 const STATES: Opt = arg('s', "states", "STATE,...", "Only these states");
 const STATE: Opt = arg('\0', "state", "STATE,...", "").hidden();
 const SKIP_EMPTY: Opt = flag('\0', "skip-empty", "Leave out states without resources");
+const FROM_STDIN: Opt = flag('\0', "from-stdin", "").hidden();
+const CONFIG_FILE: Opt = arg('\0', "config-file", "FILE", "").hidden();
 const NO_SKIP_EMPTY: Opt = flag('\0', "no-skip-empty", "Show states without resources");
 
 const SUBS: &[super::PlainSub] = &[
@@ -84,6 +86,7 @@ fn chosen(
 }
 
 /// Queues: name and the properties they require, a virtual one its parent's.
+#[derive(Default)]
 struct Queues {
     list: Vec<(String, Option<Vec<String>>, bool)>,
 }
@@ -91,7 +94,11 @@ struct Queues {
 impl Queues {
     async fn read(client: &Client) -> Result<Queues, Fail> {
         let call = client.handle().call::<ConfigGet>(Dest::Any, &Empty {});
-        let config = Json::Object(call.await?);
+        Ok(Queues::of(&Json::Object(call.await?)))
+    }
+
+    /// The queues of a configuration.
+    fn of(config: &Json) -> Queues {
         let requires = |table: &Json| {
             let list = table["requires"].as_array()?;
             Some(
@@ -110,7 +117,7 @@ impl Queues {
             };
             list.push((name.clone(), needed, parent.is_some()));
         }
-        Ok(Queues { list })
+        Queues { list }
     }
 
     /// The part of some resources that any of the queues named may use.
@@ -153,7 +160,7 @@ fn include(args: &Args, all: &ResourceSet) -> Result<Option<IdSet>, Fail> {
     }
     let hosts: Hostlist = text
         .parse()
-        .map_err(|_| Fail::new(format!("--include: invalid targets: {text}")))?;
+        .map_err(|_| Fail::new(format!("--include: Invalid hostlist: '{text}'")))?;
     let known = all.nodelist();
     let mut unknown = Hostlist::new();
     for host in hosts.iter() {
@@ -161,8 +168,9 @@ fn include(args: &Args, all: &ResourceSet) -> Result<Option<IdSet>, Fail> {
             unknown.push(&host);
         }
     }
+    // Scripts count on getting nothing for them.
     if !unknown.is_empty() {
-        return Err(Fail::new(format!("--include: invalid hosts: {unknown}")));
+        err!("flux-resource: WARNING: --include: unknown hosts: {unknown}");
     }
     Ok(Some(all.ranks_of(&hosts)))
 }
