@@ -46,6 +46,8 @@ pub(super) struct Config {
     pub(super) policy: Policy,
     /// How many jobs a batch has at most.
     pub(super) batch_count: Option<usize>,
+    /// The validators and their arguments, as given.
+    pub(super) validator: String,
     /// Whether jobspecs are checked.
     pub(super) validate: bool,
     /// Whether jobspecs are filled in.
@@ -57,12 +59,73 @@ pub(super) struct Config {
     pub(super) require_instance: Option<RequireInstance>,
 }
 
+/// Module arguments, which prevail over the `[ingest]` table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overrides {
+    /// Keys of the table itself.
+    ingest: Map<String, Value>,
+    /// Keys of its `validator` table.
+    validator: Map<String, Value>,
+}
+
+impl Overrides {
+    /// Takes an argument. False if it is none of these.
+    pub(super) fn take(&mut self, arg: &str) -> bool {
+        let words = |list: &str| list.split(',').map(Value::from).collect::<Vec<_>>().into();
+        let (key, value) = arg.split_once('=').unwrap_or((arg, ""));
+        match (key, value) {
+            ("batch-count", count) => {
+                let count = count.parse::<i64>().map_or(count.into(), Value::from);
+                self.ingest.insert(key.into(), count);
+            }
+            ("buffer-size", size) => drop(self.ingest.insert(key.into(), size.into())),
+            ("validator-plugins", list) => {
+                self.validator.insert("plugins".into(), words(list));
+            }
+            ("validator-args", list) => {
+                self.validator.insert("args".into(), words(list));
+            }
+            ("disable-validator", "") => {
+                self.validator.insert("disable".into(), true.into());
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Puts them over a configuration.
+    fn apply(&self, config: &mut Map<String, Value>) {
+        if self.ingest.is_empty() && self.validator.is_empty() {
+            return;
+        }
+        let ingest = config
+            .entry("ingest")
+            .or_insert_with(|| Value::Object(Map::new()));
+        let Some(ingest) = ingest.as_object_mut() else {
+            return;
+        };
+        ingest.extend(self.ingest.clone());
+        let validator = ingest
+            .entry("validator")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Some(validator) = validator.as_object_mut() {
+            validator.extend(self.validator.clone());
+        }
+    }
+}
+
 impl Config {
-    /// Reads a configuration. Errors are texts for people.
-    pub(super) fn parse(config: &Map<String, Value>) -> Result<Config, String> {
+    /// Reads a configuration with arguments over it. Errors are texts for people.
+    pub(super) fn parse(
+        config: &Map<String, Value>,
+        overrides: &Overrides,
+    ) -> Result<Config, String> {
+        let mut config = config.clone();
+        overrides.apply(&mut config);
         let mut parsed = Config {
-            policy: Policy::parse(config)?,
+            policy: Policy::parse(&config)?,
             batch_count: None,
+            validator: "plugins=(null), args=(null)".to_owned(),
             validate: true,
             frobnicate: true,
             feasibility: false,
@@ -101,31 +164,41 @@ impl Config {
         self.validate = !flag(table, "disable");
         let limits = table.get("require-instance");
         let limit = |key: &str| limits.and_then(|limits| limits.get(key)?.as_u64());
-        if let Some(plugins) = strings(table, "plugins")? {
-            for plugin in plugins {
-                match plugin.as_str() {
-                    "jobspec" => {}
-                    "feasibility" => self.feasibility = true,
-                    "require-instance" => {
-                        self.require_instance = Some(RequireInstance {
-                            minnodes: limit("minnodes"),
-                            mincores: limit("mincores"),
-                        });
-                    }
-                    other => {
-                        return Err(format!("ingest.validator: plugin {other} is not supported"));
-                    }
+        let mut instance = RequireInstance {
+            minnodes: limit("minnodes"),
+            mincores: limit("mincores"),
+        };
+        let (plugins, args) = (strings(table, "plugins")?, strings(table, "args")?);
+        let shown = |list: &Option<Vec<String>>| match list {
+            Some(list) => list.join(","),
+            None => "(null)".to_owned(),
+        };
+        self.validator = format!("plugins={}, args={}", shown(&plugins), shown(&args));
+        for arg in args.iter().flatten() {
+            let (name, value) = arg.split_once('=').unwrap_or((arg, ""));
+            let invalid = || format!("ingest.validator: invalid argument {arg}");
+            match name {
+                "--require-version" if value == "any" => self.require_version = None,
+                "--require-version" => {
+                    self.require_version = Some(value.parse().map_err(|_| invalid())?);
                 }
+                "--require-instance-minnodes" => {
+                    instance.minnodes = Some(value.parse().map_err(|_| invalid())?);
+                }
+                "--require-instance-mincores" => {
+                    instance.mincores = Some(value.parse().map_err(|_| invalid())?);
+                }
+                _ => return Err(format!("ingest.validator: unknown argument {arg}")),
             }
         }
-        for arg in strings(table, "args")?.iter().flatten() {
-            match arg.strip_prefix("--require-version=") {
-                Some("any") => self.require_version = None,
-                Some(number) => {
-                    let invalid = || format!("ingest.validator: invalid argument {arg}");
-                    self.require_version = Some(number.parse().map_err(|_| invalid())?);
+        for plugin in plugins.iter().flatten() {
+            match plugin.as_str() {
+                "jobspec" => {}
+                "feasibility" => self.feasibility = true,
+                "require-instance" => self.require_instance = Some(instance),
+                other => {
+                    return Err(format!("ingest.validator: plugin {other} is not supported"));
                 }
-                None => return Err(format!("ingest.validator: unknown argument {arg}")),
             }
         }
         Ok(())

@@ -33,7 +33,7 @@ use wire::Message;
 
 use crate::job_manager::now;
 use crate::store;
-use config::Config;
+use config::{Config, Overrides};
 
 /// Generator numbers kept for other uses.
 const GENERATORS_RESERVED: u16 = 16;
@@ -68,6 +68,7 @@ struct State {
     host: Rc<dyn Host>,
     posts: mpsc::UnboundedSender<Posted>,
     config: Config,
+    overrides: Overrides,
     owner: UserId,
     allow_root: bool,
     started: Instant,
@@ -80,7 +81,7 @@ struct State {
 
 async fn run(mut context: Context) -> Result<(), Failure> {
     let invalid = |text: String| Failure::new(Errno::EINVAL, text);
-    let config = Config::parse(&context.config()).map_err(invalid)?;
+    let mut overrides = Overrides::default();
     let mut generator_max = u32::from(GENERATOR_MAX - GENERATORS_RESERVED);
     let mut allow_root = false;
     for arg in &context.args {
@@ -90,12 +91,12 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                     .parse()
                     .map_err(|_| invalid(format!("Invalid option: {arg}")))?;
             }
-            Some(("batch-count" | "buffer-size" | "validator-plugins" | "validator-args", _)) => {}
             None if arg == "allow-root-jobs" => allow_root = true,
-            None if arg == "disable-validator" => {}
+            _ if overrides.take(arg) => {}
             _ => return Err(invalid(format!("Invalid option: {arg}"))),
         }
     }
+    let config = Config::parse(&context.config(), &overrides).map_err(invalid)?;
     let rank = context.rank();
     if rank.0 > generator_max {
         // Requests then go to the next broker above.
@@ -125,6 +126,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         host: context.host(),
         posts,
         config,
+        overrides,
         owner: nix::unistd::getuid().as_raw().into(),
         allow_root,
         started: Instant::now(),
@@ -135,6 +137,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         errors: 0,
     };
     let routes = routes();
+    state.log_validator();
     context.ready();
     loop {
         tokio::select! {
@@ -177,12 +180,15 @@ fn routes() -> Routes<State> {
             });
             request.reply(&Map::from_iter([("pipeline".to_owned(), pipeline)]));
         })
-        .on::<ModuleConfigReload>(|state, request, config| match Config::parse(&config) {
-            Ok(config) => {
-                state.config = config;
-                request.reply(&Empty {});
+        .on::<ModuleConfigReload>(|state, request, config| {
+            match Config::parse(&config, &state.overrides) {
+                Ok(config) => {
+                    state.config = config;
+                    state.log_validator();
+                    request.reply(&Empty {});
+                }
+                Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
             }
-            Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
         })
 }
 
@@ -193,6 +199,19 @@ fn invalid<T>(text: impl Into<String>) -> Result<T, RpcError> {
 impl State {
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn log_validator(&self) {
+        let state = if self.config.validate {
+            "enabled"
+        } else {
+            "disabled"
+        };
+        let text = format!(
+            "configuring validator with {} ({state})",
+            self.config.validator
+        );
+        self.host.log(Severity::Debug, "job-ingest", &text);
     }
 
     fn submit(&mut self, request: &Request<JobIngestSubmit>) {
