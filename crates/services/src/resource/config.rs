@@ -93,17 +93,11 @@ pub(super) fn read_r(path: &str) -> Result<ResourceSet, String> {
 
 fn parse_verify(value: &Value) -> Result<VerifyConfig, String> {
     let mode = |name: &str| VerifyMode::from_name(name);
-    let uniform = |mode| VerifyConfig {
-        default: mode,
-        hostname: None,
-        core: None,
-        gpu: None,
-    };
     match value {
-        Value::Bool(true) => Ok(uniform(VerifyMode::Strict)),
-        Value::Bool(false) => Ok(uniform(VerifyMode::Ignore)),
+        Value::Bool(true) => Ok(VerifyConfig::STRICT),
+        Value::Bool(false) => Ok(VerifyConfig::IGNORE),
         Value::Object(table) => {
-            let mut config = VerifyConfig::default();
+            let mut config = VerifyConfig::STRICT;
             for (kind, value) in table {
                 let name = value
                     .as_str()

@@ -10,6 +10,7 @@
 //! processes are bound to) and `resource.reload` of topology directories.
 
 mod config;
+mod follower;
 mod service;
 mod state;
 
@@ -24,7 +25,8 @@ use types::{Errno, Hostlist, IdSet, Rank};
 
 use crate::store;
 use config::Config;
-use service::{Follower, Leader, Posted};
+use follower::Follower;
+use service::{Leader, Posted};
 
 /// Where the resources are stored.
 const KEY_RESOURCES: &str = "resource.R";
@@ -96,7 +98,7 @@ async fn run_follower(mut context: Context, own: ResourceSet, xml: String) -> Re
         .attr("tbon.descendants")
         .and_then(|text| text.parse().ok());
     let mut follower = Follower::new(own, xml, descendants.unwrap_or(0));
-    let routes = service::follower_routes();
+    let routes = follower::routes();
     context.ready();
     follower.report(&context.handle);
     while let Some(input) = context.next().await {

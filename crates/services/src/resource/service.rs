@@ -1,10 +1,11 @@
-//! What the module answers, on the leader and on the others.
+//! What the module answers on the leader.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use module::Host;
+use proto::config::ModuleConfigReload;
 use proto::job_manager::JobManagerResourceStatus;
 use proto::resource::{
     AcquireUpdate, Drain, ExpirationUpdate, Inventory, JournalEvents, Reload, ResourceAcquire,
@@ -90,7 +91,7 @@ fn now() -> f64 {
         .as_secs_f64()
 }
 
-fn object(set: &ResourceSet) -> Map<String, Value> {
+pub(super) fn object(set: &ResourceSet) -> Map<String, Value> {
     match set.to_value() {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -668,7 +669,7 @@ impl Leader {
     }
 }
 
-fn decode_object(map: Map<String, Value>) -> Result<ResourceSet, RpcError> {
+pub(super) fn decode_object(map: Map<String, Value>) -> Result<ResourceSet, RpcError> {
     ResourceSet::from_value(&Value::Object(map))
         .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))
 }
@@ -695,6 +696,12 @@ pub(super) fn leader_routes() -> Routes<Leader> {
             None => request.fail(Errno::ENOENT),
         })
         .on::<ResourceReload>(|leader, request, reload| leader.on_reload(request, &reload))
+        .on::<ModuleConfigReload>(|leader, request, config| {
+            if let Some(config) = reconfigure(&request, &config) {
+                leader.config.journal_max = config.journal_max;
+                request.reply(&Empty {});
+            }
+        })
         .on::<ResourceExpirationUpdate>(|leader, request, update: ExpirationUpdate| {
             leader.on_expiration(update.expiration);
             request.reply(&Empty {});
@@ -740,79 +747,23 @@ pub(super) fn leader_routes() -> Routes<Leader> {
         })
 }
 
+/// Checks a new configuration. One that is wrong is refused here.
+pub(super) fn reconfigure(
+    request: &Request<ModuleConfigReload>,
+    config: &Map<String, Value>,
+) -> Option<Config> {
+    match Config::parse(config) {
+        Ok(config) => Some(config),
+        Err(text) => {
+            request.fail(RpcError::new(Errno::EINVAL, text));
+            None
+        }
+    }
+}
+
 /// Text as a payload, with its NUL.
-fn text(text: &str) -> Raw {
+pub(super) fn text(text: &str) -> Raw {
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
     Raw(bytes.into())
-}
-
-/// The module on the other ranks: it passes on what this rank and those below it find.
-pub(super) struct Follower {
-    reduction: Reduction,
-    xml: String,
-    /// How many ranks there are in this subtree.
-    count: usize,
-    reported: bool,
-}
-
-impl Follower {
-    pub(super) fn new(own: ResourceSet, xml: String, descendants: u32) -> Follower {
-        let mut reduction = Reduction::default();
-        reduction.add(&own);
-        Follower {
-            reduction,
-            xml,
-            count: descendants as usize + 1,
-            reported: false,
-        }
-    }
-
-    /// Passes the subtree's resources on once all of it has reported.
-    pub(super) fn report(&mut self, handle: &Handle) {
-        if self.reported || self.reduction.ranks.len() < self.count {
-            return;
-        }
-        self.reported = true;
-        let reduce = TopoReduce {
-            count: self.count as i64,
-            resource: object(&self.reduction.resources),
-        };
-        handle.notify::<ResourceTopoReduce>(Dest::Upstream, &reduce);
-    }
-}
-
-/// Why requests about all ranks are refused here.
-fn only_leader() -> RpcError {
-    RpcError::new(Errno::EPROTO, "this RPC only works on rank 0")
-}
-
-pub(super) fn follower_routes() -> Routes<Follower> {
-    Routes::new()
-        .on_message(
-            "topo-reduce",
-            Access::Owner,
-            |follower: &mut Follower, handle, message| {
-                let reduce = <TopoReduce as proto::Payload>::decode(message.payload.as_ref());
-                if let Ok(found) = reduce
-                    .map_err(|error| RpcError::from(error.errno()))
-                    .and_then(|reduce| decode_object(reduce.resource))
-                {
-                    follower.reduction.add(&found);
-                    follower.report(handle);
-                }
-            },
-        )
-        .on::<ResourceTopoGet>(|follower, request, Empty {}| request.reply(&text(&follower.xml)))
-        .on::<ResourceStatus>(|_, request, Empty {}| request.fail(only_leader()))
-        .on::<ResourceSchedStatus>(|_, request, Empty {}| request.fail(only_leader()))
-        .on::<ResourceMonitorWaitup>(|_, request, _| request.fail(only_leader()))
-        .on::<ResourceReload>(|_, request, _| {
-            let text = "resource.reload is only available on rank 0";
-            request.fail(RpcError::new(Errno::ENOSYS, text));
-        })
-        .on::<ResourceGet>(|_, request: Request<ResourceGet>, Empty {}| {
-            debug_assert!(request.message().is_request());
-            request.fail(Errno::ENOENT);
-        })
 }

@@ -35,7 +35,7 @@ impl VerifyMode {
 pub struct VerifyConfig {
     /// For types without a setting of their own.
     pub default: VerifyMode,
-    /// For host names: anything but [`VerifyMode::Ignore`] compares them.
+    /// For host names: only [`VerifyMode::Strict`] compares them.
     pub hostname: Option<VerifyMode>,
     /// For cores.
     pub core: Option<VerifyMode>,
@@ -136,7 +136,7 @@ impl ResourceSet {
         for (rank, got) in actual.nodes() {
             let expected = self.node(rank).ok_or(VerifyError::Rank(rank))?;
             let host = got.hostname.as_deref().unwrap_or_default();
-            if config.mode("hostname") != VerifyMode::Ignore
+            if config.mode("hostname") == VerifyMode::Strict
                 && let Some(name) = expected.hostname.as_deref()
                 && name != host
             {

@@ -400,11 +400,16 @@ static INFO: Parser = Parser {
 /// The resources of all the states a command line names together.
 async fn union(args: &Args) -> Result<ResourceSet, Fail> {
     let query = query(args).await?;
-    let mut set = ResourceSet::new();
+    let mut union: Option<ResourceSet> = None;
     for state in states(args, "all") {
-        set.add(&query.set(args, &state)?);
+        let set = query.set(args, &state)?;
+        match &mut union {
+            Some(union) => union.add(&set),
+            // The first brings the times too.
+            None => union = Some(set),
+        }
     }
-    Ok(set)
+    Ok(union.unwrap_or_default())
 }
 
 pub(super) fn info(words: &[String]) -> i32 {
