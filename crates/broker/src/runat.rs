@@ -23,6 +23,7 @@ use crate::lifecycle::duration_text;
 /// Environment variables that describe the enclosing job, not this instance.
 const BLOCKED: &[&str] = &[
     "FLUX_JOB_ID",
+    "FLUX_JOB_ID_PATH",
     "FLUX_ENCLOSING_ID",
     "FLUX_JOB_SIZE",
     "FLUX_JOB_NNODES",

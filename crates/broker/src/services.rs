@@ -463,12 +463,16 @@ fn may_shut_down(broker: &Broker) -> Result<(), String> {
 fn broker() -> ServiceRoutes {
     Routes::new()
         .on::<BrokerGetEnv>(
-            |_: &mut Shared, request: Request<BrokerGetEnv>, names: GetEnv| {
+            |broker: &mut Shared, request: Request<BrokerGetEnv>, names: GetEnv| {
+                let changed = broker.environment.borrow();
                 let env = names
                     .names
                     .into_iter()
                     .filter_map(|name| {
-                        let value = std::env::var(&name).ok()?;
+                        let value = match changed.get(&name) {
+                            Some(value) => value.clone(),
+                            None => std::env::var(&name).ok(),
+                        }?;
                         Some((name, Value::String(value)))
                     })
                     .collect();
@@ -476,11 +480,16 @@ fn broker() -> ServiceRoutes {
             },
         )
         .on::<BrokerSetEnv>(|broker, request, env: Env| {
-            if !env
-                .env
-                .values()
-                .all(|value| value.is_string() || value.is_null())
-            {
+            let valid = |(name, value): (&String, &Value)| {
+                !name.is_empty()
+                    && !name.contains(['=', '\0'])
+                    && match value {
+                        Value::String(text) => !text.contains('\0'),
+                        value => value.is_null(),
+                    }
+            };
+            // All or nothing.
+            if !env.env.iter().all(valid) {
                 return request.fail(Errno::EPROTO);
             }
             broker.environment.borrow_mut().extend(

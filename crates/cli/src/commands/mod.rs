@@ -1,6 +1,7 @@
 //! The commands `flux` has built in, one file each.
 
-pub(crate) mod archive;
+pub(crate) mod admin;
+mod archive;
 pub(crate) mod attr;
 pub(crate) mod cancel;
 pub(crate) mod config;
@@ -64,6 +65,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("run", "Run a job and wait for it", submit::run),
     ("submit", "Submit jobs", submit::submit),
+    ("admin", "Administer the instance", admin::run),
     ("content", "Store and load blobs", content::run),
     ("dmesg", "Show the broker log", log::dmesg),
     (
