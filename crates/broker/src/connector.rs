@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use bytes::{Buf, BytesMut};
 use module::Severity;
 use proto::Empty;
 use proto::Payload;
@@ -19,7 +18,7 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use types::{Cred, Errno, RoleMask, UserId};
-use wire::{Flags, Kind, Message, RouteId, StreamDecoder, encode_stream};
+use wire::{Flags, Kind, Message, RouteId, StreamDecoder, StreamOutput};
 
 use crate::broker::Broker;
 use crate::disconnect::Disconnects;
@@ -39,7 +38,7 @@ pub(crate) struct ClientPeer {
     /// What the kernel and the configuration say the client is.
     cred: Cred,
     pid: i32,
-    output: RefCell<BytesMut>,
+    output: RefCell<StreamOutput>,
     flush: Notify,
     closed: Cell<bool>,
     overrun: Cell<bool>,
@@ -61,7 +60,7 @@ impl Peer for ClientPeer {
             self.overrun.set(true);
             self.closed.set(true);
         } else {
-            encode_stream(&message, &mut output);
+            output.push(&message);
             self.sent.set(self.sent.get() + 1);
         }
         self.flush.notify_one();
@@ -157,11 +156,13 @@ async fn client(broker: Rc<Broker>, stream: UnixStream) {
     let connector = &broker.connector;
     let number = connector.next_id.get() + 1;
     connector.next_id.set(number);
+    let mut greeting = StreamOutput::new();
+    greeting.push_bytes(&[0]);
     let peer = Rc::new(ClientPeer {
         id: RouteId::from(uuid::Uuid::new_v4().to_string()),
         cred,
         pid,
-        output: RefCell::new(BytesMut::from(&[0][..])),
+        output: RefCell::new(greeting),
         flush: Notify::new(),
         closed: Cell::new(false),
         overrun: Cell::new(false),
@@ -243,7 +244,7 @@ async fn read(session: &mut Session, stream: &UnixStream) -> Result<(), String> 
     let mut decoder = StreamDecoder::new();
     loop {
         stream.readable().await.map_err(|error| error.to_string())?;
-        decoder.buffer().reserve(READ_CHUNK);
+        decoder.reserve(READ_CHUNK);
         match stream.try_read_buf(decoder.buffer()) {
             Ok(0) if decoder.is_partial() => return Err("connection closed in mid-message".into()),
             Ok(0) => return Ok(()),
@@ -274,7 +275,7 @@ async fn write(peer: &ClientPeer, stream: &UnixStream) -> Result<(), String> {
                 if output.is_empty() {
                     break;
                 }
-                stream.try_write(&output)
+                stream.try_write_vectored(&output.slices())
             };
             match written {
                 Ok(count) => peer.output.borrow_mut().advance(count),
@@ -296,11 +297,6 @@ async fn write(peer: &ClientPeer, stream: &UnixStream) -> Result<(), String> {
                     return std::future::pending().await;
                 }
             }
-        }
-        // A burst leaves a large buffer behind; idle clients should cost little.
-        let mut output = peer.output.borrow_mut();
-        if output.capacity() > READ_CHUNK {
-            *output = BytesMut::new();
         }
     }
 }

@@ -4,12 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
-use bytes::{Buf, BytesMut};
 use rpc::{Handle, RpcError, Transport};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use types::{Cred, Errno};
-use wire::{Kind, Message, StreamDecoder, encode_stream};
+use wire::{Kind, Message, StreamDecoder, StreamOutput};
 
 /// Bytes a client may have waiting for the broker. A program that makes more calls than the
 /// broker can read is in error unless it waits for [`Link::drained`]; past this the connection is
@@ -25,7 +24,7 @@ pub(crate) const INCOMING_MAX: usize = 1 << 16;
 /// What the tasks of a connection and its handle share.
 pub(crate) struct Link {
     stream: UnixStream,
-    output: RefCell<BytesMut>,
+    output: RefCell<StreamOutput>,
     wake_writer: Notify,
     drained: Notify,
     closed: Cell<bool>,
@@ -86,7 +85,8 @@ impl Link {
     fn write_some(&self) -> io::Result<()> {
         let mut output = self.output.borrow_mut();
         while !output.is_empty() {
-            match self.stream.try_write(&output) {
+            let written = self.stream.try_write_vectored(&output.slices());
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => output.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -139,9 +139,8 @@ impl Link {
                 ready = self.stream.readable() => ready?,
                 () = self.wake_reaper.notified() => return Err(io::ErrorKind::ConnectionReset.into()),
             }
-            let buffer = decoder.buffer();
-            buffer.reserve(16 << 10);
-            match self.stream.try_read_buf(buffer) {
+            decoder.reserve(16 << 10);
+            match self.stream.try_read_buf(decoder.buffer()) {
                 Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -189,7 +188,7 @@ impl Transport for Link {
         let waiting = {
             let mut output = self.output.borrow_mut();
             let waiting = !output.is_empty();
-            encode_stream(&message, &mut output);
+            output.push(&message);
             waiting
         };
         if waiting {

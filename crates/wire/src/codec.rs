@@ -237,15 +237,20 @@ impl Proto {
     }
 }
 
-/// Appends a stream part: a length of one byte, or 0xff and four, then the bytes.
+/// Appends a stream part: its length, then the bytes.
 pub(crate) fn put_part(out: &mut BytesMut, part: &[u8]) {
-    if part.len() < 255 {
-        out.put_u8(part.len() as u8);
+    put_part_length(out, part.len());
+    out.put_slice(part);
+}
+
+/// Appends the length of a stream part: one byte, or 0xff and four.
+pub(crate) fn put_part_length(out: &mut BytesMut, length: usize) {
+    if length < 255 {
+        out.put_u8(length as u8);
     } else {
         out.put_u8(255);
-        out.put_u32(part.len() as u32);
+        out.put_u32(length as u32);
     }
-    out.put_slice(part);
 }
 
 /// The bytes [`put_part`] takes for a part of this length.

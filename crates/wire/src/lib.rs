@@ -11,8 +11,10 @@ mod codec;
 #[doc(hidden)]
 pub mod fuzz;
 mod message;
+mod output;
 mod stream;
 
 pub use codec::{DecodeError, Parts};
 pub use message::{Flags, Kind, Message, RouteId, Target, Topic};
+pub use output::StreamOutput;
 pub use stream::{MESSAGE_LENGTH_MAX, STREAM_MAGIC, StreamDecoder, StreamError, encode_stream};

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use types::Errno;
 
-use crate::codec::{DecodeError, Parts, part_size, put_part};
+use crate::codec::{DecodeError, Parts, part_size, put_part, put_part_length};
 use crate::message::Message;
 
 /// The first four bytes of every message, little-endian on the wire (the byte order of the
@@ -15,6 +15,9 @@ pub const STREAM_MAGIC: u32 = 0xffee_0012;
 pub const MESSAGE_LENGTH_MAX: usize = 0x7fff_ffff;
 
 const HEADER_LENGTH: usize = 8;
+
+/// How much is set aside for a message of which only the beginning has arrived.
+const AHEAD_MAX: usize = 2 << 20;
 
 /// Why a byte stream holds no more messages. The stream is unusable afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,12 +49,34 @@ impl StreamError {
 
 /// Appends a message, framed, to `out`.
 pub fn encode_stream(message: &Message, out: &mut BytesMut) {
+    let length = put_header(message, out);
+    out.reserve(length);
+    message.each_part(|part| put_part(out, part));
+}
+
+/// Appends a message, framed, but for the bytes of its payload. Returns where in `out` they belong.
+pub(crate) fn encode_stream_around(message: &Message, out: &mut BytesMut) -> usize {
+    put_header(message, out);
+    let payload = message.payload.as_deref().unwrap_or_default();
+    let mut at = out.len();
+    message.each_part(|part| {
+        if std::ptr::eq(part, payload) {
+            put_part_length(out, part.len());
+            at = out.len();
+        } else {
+            put_part(out, part);
+        }
+    });
+    at
+}
+
+/// Appends a message's header; returns the length it announces.
+fn put_header(message: &Message, out: &mut BytesMut) -> usize {
     let mut length = 0;
     message.each_part(|part| length += part_size(part.len()));
-    out.reserve(HEADER_LENGTH + length);
     out.put_u32_le(STREAM_MAGIC);
     out.put_u32(length as u32);
-    message.each_part(|part| put_part(out, part));
+    length
 }
 
 /// Cuts a byte stream into messages.
@@ -72,6 +97,19 @@ impl StreamDecoder {
     /// Where received bytes are appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Makes room for the next bytes: at least `least`, and what the message that is arriving still
+    /// needs, so that a large one is not moved again and again as it grows. A header alone gets
+    /// no more than [`AHEAD_MAX`].
+    pub fn reserve(&mut self, least: usize) {
+        let wanted = match self.buffer.get(4..HEADER_LENGTH) {
+            Some(mut length) => HEADER_LENGTH + length.get_u32() as usize,
+            None => 0,
+        };
+        let missing = wanted.saturating_sub(self.buffer.len());
+        let bound = self.buffer.len().max(AHEAD_MAX);
+        self.buffer.reserve(missing.min(bound).max(least));
     }
 
     /// Whether the stream stopped in the middle of a message.
