@@ -2,8 +2,11 @@
 
 use module::Builtin;
 
+mod backing;
 pub mod content;
+pub mod content_files;
 pub mod content_sqlite;
+mod errands;
 pub mod heartbeat;
 pub mod job_exec;
 pub mod job_info;
@@ -23,6 +26,7 @@ pub fn builtins() -> Vec<Builtin> {
     vec![
         heartbeat::builtin(),
         content::builtin(),
+        content_files::builtin(),
         content_sqlite::builtin(),
         kvs::builtin(),
         kvs_watch::builtin(),

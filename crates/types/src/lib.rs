@@ -1,10 +1,13 @@
-//! Base types every other crate names: error numbers, ids, roles, sets.
+//! Base types every other crate names: error numbers, ids, roles, sets, shell patterns; and the holes
+//! of files.
 
 mod errno;
+pub mod extent;
 pub mod fluid;
 pub mod fsd;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod glob;
 pub mod hostlist;
 mod ids;
 pub mod idset;

@@ -150,6 +150,13 @@ impl Cache {
         }
     }
 
+    /// Sends again the oldest blob that was refused, to see whether it is taken now.
+    pub(super) fn retry_one(&mut self) -> Option<BlobRef> {
+        let (number, blobref) = self.failed.pop_first()?;
+        self.enqueue(number, blobref);
+        Some(blobref)
+    }
+
     /// Drops a blob, as when it could not be stored and nobody else knows it.
     pub(super) fn remove(&mut self, blobref: &BlobRef) {
         if let Some(slot) = self.slots.remove(blobref) {
@@ -274,6 +281,22 @@ mod tests {
         assert_eq!(cache.next_queued(), Some((a, bytes)));
         cache.on_stored(&a);
         assert_eq!(cache.flushed(cache.mark()), Flushed::Done);
+    }
+
+    #[test]
+    fn one_blob_tries_for_all_that_were_refused() {
+        let mut cache = Cache::default();
+        let (a, a_bytes) = blob("a");
+        let (b, b_bytes) = blob("b");
+        for (blobref, bytes) in [(b, b_bytes), (a, a_bytes)] {
+            cache.add_dirty(NOW, blobref, bytes);
+            cache.next_queued();
+            cache.on_refused(&blobref);
+        }
+        assert_eq!(cache.retry_one(), Some(b));
+        assert_eq!(cache.next_queued().map(|(blobref, _)| blobref), Some(b));
+        assert_eq!(cache.next_queued(), None);
+        assert_eq!(cache.dirty(), 2, "both count while one is on its way");
     }
 
     #[test]

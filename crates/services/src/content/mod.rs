@@ -6,9 +6,11 @@
 //!
 //! Loads that miss go one level up, once for each digest however many wait. Misses are never
 //! remembered. A dirty blob is never dropped, nor lost because the backing store refused it once:
-//! the next flush tries it again.
+//! it is tried again with the next flush, and once the backing store takes blobs again.
 
 mod cache;
+mod hasher;
+mod mapped;
 mod service;
 
 use std::collections::HashMap;
@@ -23,6 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use types::{Errno, Rank};
 
 use cache::Cache;
+use hasher::Hasher;
+use mapped::Mapped;
 use service::{Content, routes};
 
 /// The module.
@@ -94,6 +98,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         leader: context.rank() == Rank::LEADER,
         started: Instant::now(),
         cache: Cache::default(),
+        hasher: Hasher::default(),
+        mapped: Mapped::default(),
         loads: HashMap::new(),
         stores: HashMap::new(),
         flushes: Vec::new(),
@@ -101,6 +107,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         backing_name: context.attr("content.backing-module"),
         in_flight: 0,
         last_error: None,
+        failing: None,
+        probe: None,
         done,
     };
     let routes = routes(content.leader);
@@ -115,11 +123,11 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                 Some(Input::Request(message)) => {
                     context.dispatch(&routes, &mut content, message);
                 }
-                Some(Input::Event(_)) => content.purge(),
+                Some(Input::Event(_)) => content.on_pulse(),
                 None => break,
             },
             Some(done) = done_rx.recv() => content.on_done(done),
-            _ = purge.tick() => content.purge(),
+            _ = purge.tick() => content.on_pulse(),
             // Only when the inbox is empty, so that what arrived together goes up together.
             () = std::future::ready(()), if content.has_work() => content.work(),
         }

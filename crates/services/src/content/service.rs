@@ -9,11 +9,12 @@ use module::{Host, Severity};
 use proto::content::{
     Backing, BackingCheckpointGet, BackingCheckpointPut, BackingLoad, BackingStore,
     ContentCheckpointGet, ContentCheckpointPut, ContentDropcache, ContentFlush, ContentLoad,
-    ContentRegisterBacking, ContentStats, ContentStore, ContentUnregisterBacking, PutCheckpoint,
+    ContentMmapAdd, ContentMmapRemove, ContentRegisterBacking, ContentStats, ContentStore,
+    ContentUnregisterBacking, MmapAdd, PutCheckpoint,
 };
 use proto::{Access, Empty, Raw, Rpc};
 use rpc::{Dest, Handle, Request, Routes, RpcError};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use spec::{BlobRef, HashKind};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,18 +23,29 @@ use wire::{Flags, Message, Topic};
 
 use super::Config;
 use super::cache::{Cache, Flushed};
+use super::hasher::Hasher;
+use super::mapped::{Mapped, Scanned};
 
 /// The attribute that names the backing store.
 const BACKING_ATTR: &str = "content.backing-module";
 
-/// What happened one level up.
+/// A blob that was loaded, and whether it is ephemeral.
+type Loaded = Result<(Bytes, bool), RpcError>;
+
+/// What happened one level up, or in the thread that reads mapped files.
 pub(super) enum Done {
-    Loaded(BlobRef, Result<Message, RpcError>),
+    Loaded(BlobRef, Loaded),
     Stored(BlobRef, Result<Message, RpcError>),
+    Scanned(Request<ContentMmapAdd>, Result<Scanned, RpcError>),
+    Hashed(Request<ContentStore>, Bytes, Result<BlobRef, RpcError>),
 }
 
+/// Larger blobs are hashed by a thread of the module's own: it takes half a millisecond from here
+/// on, in which nobody else would be served.
+const HASH_HERE_MAX: usize = 256 << 10;
+
 /// Who waits for a flush.
-enum Waiter {
+pub(super) enum Waiter {
     Flush(Message),
     Checkpoint(Request<ContentCheckpointPut>, PutCheckpoint),
 }
@@ -52,6 +64,10 @@ pub(super) struct Content {
     pub(super) leader: bool,
     pub(super) started: Instant,
     pub(super) cache: Cache,
+    /// Blobs that are being hashed.
+    pub(super) hasher: Hasher<Waiter>,
+    /// Files that can be loaded from; leader only.
+    pub(super) mapped: Mapped,
     /// Who waits for blobs from one level up.
     pub(super) loads: HashMap<BlobRef, Vec<Request<ContentLoad>>>,
     /// Who waits until the parent has a blob.
@@ -63,11 +79,24 @@ pub(super) struct Content {
     pub(super) backing_name: Option<String>,
     pub(super) in_flight: usize,
     pub(super) last_error: Option<RpcError>,
+    /// The refused blob that was sent again to see whether blobs are taken now.
+    pub(super) probe: Option<BlobRef>,
+    /// Why the backing store refuses blobs, if it does and that was logged.
+    pub(super) failing: Option<Errno>,
     pub(super) done: mpsc::UnboundedSender<Done>,
 }
 
-pub(super) fn routes(_leader: bool) -> Routes<Content> {
-    Routes::new()
+pub(super) fn routes(leader: bool) -> Routes<Content> {
+    let mut routes = Routes::new();
+    if leader {
+        routes = routes
+            .on::<ContentMmapAdd>(Content::mmap_add)
+            .on::<ContentMmapRemove>(|content: &mut Content, request, mapped| {
+                content.mapped.remove(&mapped.tag);
+                request.reply(&Empty {});
+            });
+    }
+    routes
         .on::<ContentLoad>(
             |content: &mut Content, request, Raw(digest)| match BlobRef::from_digest(
                 content.hash,
@@ -119,7 +148,16 @@ impl Content {
         self.started.elapsed()
     }
 
-    pub(super) fn purge(&mut self) {
+    /// What is done now and then: old blobs are dropped, and if some could not be stored, one of
+    /// them tries again, as there may be room now.
+    pub(super) fn on_pulse(&mut self) {
+        self.purge();
+        if self.leader && self.backing && self.in_flight == 0 {
+            self.probe = self.cache.retry_one();
+        }
+    }
+
+    fn purge(&mut self) {
         let now = self.now();
         let target = u64::from(self.config.purge_target_size);
         let old = Duration::from_secs(u64::from(self.config.purge_old_entry));
@@ -134,6 +172,9 @@ impl Content {
         if let Some(waiting) = self.loads.get_mut(&blobref) {
             return waiting.push(request);
         }
+        if self.mapped.has(&blobref) {
+            return self.load_mapped(request, blobref);
+        }
         let call = match (self.leader, self.backing) {
             (true, false) => return request.fail(Errno::ENOENT),
             (true, true) => self
@@ -146,9 +187,36 @@ impl Content {
         self.loads.insert(blobref, vec![request]);
         let done = self.done.clone();
         tokio::task::spawn_local(async move {
-            let result = call.await;
+            let result = call.await.map(|message| {
+                let ephemeral = message.flags.contains(Flags::USER1);
+                (message.payload.unwrap_or_default(), ephemeral)
+            });
             // The module has ended if nobody takes this.
             let _ended = done.send(Done::Loaded(blobref, result));
+        });
+    }
+
+    fn load_mapped(&mut self, request: Request<ContentLoad>, blobref: BlobRef) {
+        let load = match self.mapped.load(blobref) {
+            Ok(load) => load,
+            Err(error) => return request.fail(error),
+        };
+        self.loads.insert(blobref, vec![request]);
+        let done = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let result = load.await.map(|blob| (blob, true));
+            let _ended = done.send(Done::Loaded(blobref, result));
+        });
+    }
+
+    fn mmap_add(&mut self, request: Request<ContentMmapAdd>, add: MmapAdd) {
+        let scan = match self.mapped.scan(add, self.hash) {
+            Ok(scan) => scan,
+            Err(error) => return request.fail(error),
+        };
+        let done = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let _ended = done.send(Done::Scanned(request, scan.await));
         });
     }
 
@@ -156,8 +224,23 @@ impl Content {
         if blob.len() as u64 > u64::from(self.config.blob_size_limit) {
             return request.fail(Errno::EFBIG);
         }
+        if blob.len() <= HASH_HERE_MAX {
+            let blobref = BlobRef::hash(self.hash, &blob);
+            return self.store_hashed(request, blobref, blob);
+        }
+        match self.hasher.hash(self.hash, blob.clone()) {
+            Ok(hashed) => {
+                let done = self.done.clone();
+                tokio::task::spawn_local(async move {
+                    let _ended = done.send(Done::Hashed(request, blob, hashed.await));
+                });
+            }
+            Err(error) => request.fail(error),
+        }
+    }
+
+    fn store_hashed(&mut self, request: Request<ContentStore>, blobref: BlobRef, blob: Bytes) {
         let now = self.now();
-        let blobref = BlobRef::hash(self.hash, &blob);
         self.cache.add_dirty(now, blobref, blob);
         for load in self.loads.remove(&blobref).unwrap_or_default() {
             if let Some((blob, _)) = self.cache.get(now, &blobref) {
@@ -207,6 +290,19 @@ impl Content {
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Loaded(blobref, result) => self.on_loaded(blobref, result),
+            Done::Hashed(request, blob, result) => {
+                match result {
+                    Ok(blobref) => self.store_hashed(request, blobref, blob),
+                    Err(error) => request.fail(error),
+                }
+                for waiter in self.hasher.on_done() {
+                    self.start_flush(waiter);
+                }
+            }
+            Done::Scanned(request, result) => {
+                let added = result.map(|scanned| self.mapped.add(scanned));
+                request.reply_result(&added.map(|()| Empty {}));
+            }
             Done::Stored(blobref, result) => {
                 self.in_flight -= 1;
                 self.on_stored(blobref, result);
@@ -215,14 +311,12 @@ impl Content {
         }
     }
 
-    fn on_loaded(&mut self, blobref: BlobRef, result: Result<Message, RpcError>) {
+    fn on_loaded(&mut self, blobref: BlobRef, result: Loaded) {
         let Some(waiting) = self.loads.remove(&blobref) else {
             return;
         };
         match result {
-            Ok(message) => {
-                let ephemeral = message.flags.contains(Flags::USER1);
-                let blob = message.payload.unwrap_or_default();
+            Ok((blob, ephemeral)) => {
                 let now = self.now();
                 self.cache.add_clean(now, blobref, blob.clone(), ephemeral);
                 for request in waiting {
@@ -256,6 +350,7 @@ impl Content {
         match result {
             Ok(()) => {
                 self.cache.on_stored(&blobref);
+                self.on_backing_works(blobref);
                 for request in waiting {
                     request.reply(&Raw(Bytes::copy_from_slice(blobref.digest())));
                 }
@@ -263,8 +358,7 @@ impl Content {
             Err(error) if self.leader => {
                 self.cache.on_refused(&blobref);
                 if self.backing {
-                    let text = format!("content store: {}", error.errno);
-                    self.host.log(Severity::Crit, "content", &text);
+                    self.on_backing_fails(error.errno);
                 } else {
                     self.cache.retry();
                 }
@@ -280,10 +374,45 @@ impl Content {
         }
     }
 
+    /// The backing store refuses blobs. One line says so until something changes: a full disk is
+    /// no reason to fill the log as well.
+    fn on_backing_fails(&mut self, errno: Errno) {
+        if self.failing.replace(errno) != Some(errno) {
+            let text = format!("content store: {errno}");
+            self.host.log(Severity::Crit, "content", &text);
+        }
+    }
+
+    /// The backing store took a blob. If that had been refused before, it can have the others: a
+    /// blob that just happens to fit says nothing about them.
+    fn on_backing_works(&mut self, blobref: BlobRef) {
+        if self.probe != Some(blobref) {
+            return;
+        }
+        self.probe = None;
+        self.failing = None;
+        self.host.log(
+            Severity::Info,
+            "content",
+            "content store: blobs are stored again",
+        );
+        self.cache.retry();
+    }
+
     fn flush(&mut self, waiter: Waiter) {
+        // What came before it counts, although some is not in the cache yet.
+        if self.hasher.is_busy() {
+            return self.hasher.after_this(waiter);
+        }
+        self.start_flush(waiter);
+    }
+
+    fn start_flush(&mut self, waiter: Waiter) {
         if self.leader && !self.backing {
             return self.finish_flush(waiter, Err(Errno::ENOSYS.into()));
         }
+        // Whoever asks may be told again why it fails.
+        self.failing = None;
         self.cache.retry();
         let mark = self.cache.mark();
         self.flushes.push(Flush { mark, waiter });
@@ -400,7 +529,7 @@ impl Content {
         stats.insert("size".into(), self.cache.size().into());
         stats.insert("flush-batch-count".into(), self.in_flight.into());
         let mmap = if self.leader {
-            json!({"tags": {}, "blobs": 0})
+            self.mapped.stats()
         } else {
             Value::Null
         };

@@ -14,22 +14,19 @@ mod tests;
 
 use module::{Builtin, Context, Failure, Input, Severity};
 use proto::content::{
-    Backing, BackingCheckpointGet, BackingCheckpointPut, BackingGcInfo, BackingLoad, BackingMark,
-    BackingStore, BackingSweep, BackingValidate, Checkpoints, ContentRegisterBacking,
-    ContentUnregisterBacking,
+    BackingCheckpointGet, BackingCheckpointPut, BackingGcInfo, BackingLoad, BackingMark,
+    BackingStore, BackingSweep, BackingValidate, Checkpoints,
 };
 use proto::{Empty, Raw};
 use rpc::{Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
 use spec::HashKind;
-use types::{Errno, Rank};
+use types::Errno;
 use wire::Message;
 
+use crate::backing;
 use database::Settings;
 use worker::{Answer, Job, Stats, Worker};
-
-/// The service of the backing store, whatever module it is.
-const BACKING_SERVICE: &str = "content-backing";
 
 const JOURNAL_MODES: &[&str] = &["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF"];
 const SYNCHRONOUS: &[&str] = &["EXTRA", "FULL", "NORMAL", "OFF"];
@@ -279,14 +276,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         busy: false,
     };
     let routes = routes();
-    context.register_service(BACKING_SERVICE)?;
-    let backing = Backing {
-        name: context.name().to_owned(),
-    };
-    let register = context
-        .handle
-        .call::<ContentRegisterBacking>(Rank::LEADER, &backing);
-    register.await?;
+    backing::serve(&context)?;
+    backing::register(&context).await?;
     context.ready();
     serve(&mut context, &routes, &mut state, &mut worker).await?;
     finish(&mut context, &routes, &mut state, &mut worker).await
@@ -323,14 +314,8 @@ async fn finish(
     state: &mut State,
     worker: &mut Worker,
 ) -> Result<(), Failure> {
-    let unregister = context
-        .handle
-        .call::<ContentUnregisterBacking>(Rank::LEADER, &Empty {});
-    if let Err(error) = unregister.await {
-        // `content` may have gone first.
-        context.log(Severity::Debug, format!("unregister-backing: {error}"));
-    }
-    context.unregister_service(BACKING_SERVICE);
+    backing::unregister(context).await;
+    backing::unserve(context);
     let leftover: Vec<Message> = context.drain();
     for message in leftover {
         context.dispatch(routes, state, message);
