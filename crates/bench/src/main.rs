@@ -4,6 +4,7 @@
 //! runs with the least and the most. With `--against`, another `flux` is measured in turn with
 //! ours, run by run, so that both see the same machine.
 
+mod archive;
 mod instance;
 mod probe;
 mod rows;
@@ -150,5 +151,6 @@ fn show(figure: f64, unit: Unit) -> String {
         Unit::Seconds => format!("{:.2} ms", figure * 1e3),
         Unit::PerSecond => format!("{figure:.0} /s"),
         Unit::Megabytes => format!("{figure:.1} MB"),
+        Unit::MegabytesPerSecond => format!("{figure:.0} MB/s"),
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::instance::Instance;
-use crate::probe;
+use crate::{archive, probe};
 
 /// What a figure counts.
 #[derive(Clone, Copy)]
@@ -13,6 +13,7 @@ pub(crate) enum Unit {
     Seconds,
     PerSecond,
     Megabytes,
+    MegabytesPerSecond,
 }
 
 /// A figure that can be taken again and again.
@@ -27,7 +28,7 @@ impl<F: FnMut() -> Result<f64, String>> Bench for F {
     }
 }
 
-type Prepared = Result<Box<dyn Bench>, String>;
+pub(crate) type Prepared = Result<Box<dyn Bench>, String>;
 
 /// A figure and how it is taken.
 pub(crate) struct Row {
@@ -122,6 +123,21 @@ pub(crate) const ROWS: &[Row] = &[
     long("kvs keys, 64 committers", Unit::PerSecond, |flux| {
         probed(flux, probe::kvs_concurrent)
     }),
+    long(
+        "archive create, 256 MiB",
+        Unit::MegabytesPerSecond,
+        archive::creation,
+    ),
+    long(
+        "archive extract, 256 MiB",
+        Unit::MegabytesPerSecond,
+        archive::extraction,
+    ),
+    long(
+        "archive extract, 256 MiB, 16 brokers",
+        Unit::Seconds,
+        archive::distribution,
+    ),
     long("rank 0 memory after 512 jobs", Unit::Megabytes, memory),
 ];
 
