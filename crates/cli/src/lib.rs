@@ -14,7 +14,6 @@ mod environment;
 mod events;
 mod fail;
 mod format;
-mod glob;
 mod json;
 mod options;
 mod output;

@@ -329,6 +329,24 @@ impl Parser {
     }
 }
 
+/// A number of bytes with an optional suffix of the powers of 1024, such as `100M` or `1.5K`.
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'M') => (&text[..at], 20),
+        (at, 'G') => (&text[..at], 30),
+        (at, 'T') => (&text[..at], 40),
+        (at, 'P') => (&text[..at], 50),
+        (at, 'E') => (&text[..at], 60),
+        _ => (text, 0),
+    };
+    if let Ok(number) = digits.parse::<u64>() {
+        return number.checked_mul(1 << shift);
+    }
+    let number = digits.parse::<f64>().ok()? * (1_u64 << shift) as f64;
+    (number.is_finite() && (0.0..1.8e19).contains(&number)).then_some(number as u64)
+}
+
 fn spell(opt: &Opt) -> String {
     match (opt.short, opt.long) {
         ('\0', long) => format!("--{long}"),
@@ -425,6 +443,33 @@ impl Args {
         })
     }
 
+    /// An option's argument as a number of bytes below `end`, if that is given.
+    ///
+    /// # Errors
+    ///
+    /// The exit status, if it is none.
+    pub(crate) fn size(&self, key: &str, end: Option<(u64, &str)>) -> Result<Option<u64>, i32> {
+        let Some(text) = self.get(key) else {
+            return Ok(None);
+        };
+        let name = self.parser.name;
+        let command = name.rsplit(' ').next().unwrap_or(name);
+        let Some(size) = bytes(text) else {
+            err!(
+                "{name}: {command}: invalid argument for option '{key}': {text}: {}",
+                types::Errno::EINVAL
+            );
+            return Err(1);
+        };
+        match end {
+            Some((end, shown)) if size >= end => {
+                err!("{name}: {command}: {key}: value {text} too large (must be < {shown})");
+                Err(1)
+            }
+            _ => Ok(Some(size)),
+        }
+    }
+
     /// An option's argument as a duration in seconds (RFC 23).
     ///
     /// # Errors
@@ -516,5 +561,20 @@ mod tests {
         assert_eq!(parse(&G, "-c").err(), Some(1));
         assert_eq!(parse(&P, "--count -v").err(), Some(2));
         assert_eq!(parse(&G, "--help").err(), Some(0));
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        for (text, expect) in [
+            ("100", Some(100)),
+            ("1K", Some(1024)),
+            ("100M", Some(100 << 20)),
+            ("1.5k", Some(1536)),
+            ("100x", None),
+            ("", None),
+            ("-1", None),
+        ] {
+            assert_eq!(bytes(text), expect, "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! an [`rpc::Handle`] whose traffic two tasks of the current `LocalSet` carry. [`run`] sets up
 //! the single-threaded runtime a command needs, which costs well below a millisecond.
 
+pub mod archive;
 mod connect;
 mod connection;
 pub mod kvs;

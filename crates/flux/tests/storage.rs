@@ -239,7 +239,7 @@ fn files_travel_in_archives() {
                 flux archive create --append fifo; flux archive create --append -C d small; \
                 flux archive create -n p --preserve d/big; flux archive list | tail -1; \
                 flux kvs ls -1 archive; flux archive remove -n p; flux archive remove -n p; \
-                flux archive extract -n p; flux archive create -n m --mmap d; \
+                flux archive extract -n p; \
                 (flux archive extract -n w --waitcreate -C out && cat out/w) & \
                 echo waited > w; flux archive create -n w w; wait";
     dir.check(
@@ -260,7 +260,206 @@ fn files_travel_in_archives() {
          small\nmain\np\np_blobs\n\
          flux-archive: archive.p does not exist\n\
          flux-archive: KVS lookup archive.p: No such file or directory\n\
-         flux-archive: --mmap is not implemented in this build\n\
          waited\n",
+    );
+}
+
+#[test]
+fn mapped_files_are_loaded_from_where_they_are() {
+    let dir = Scratch::new("mmap");
+    let text = "exec 2>&1; seq 1 200000 > big; seq 1 200000 > same; seq 5 300000 > other; mkdir out; \
+                blobs() { flux module stats --parse mmap.blobs content; }; \
+                flux archive create --mmap big same && flux archive create -n o --mmap other; blobs; \
+                flux exec -r 1 flux archive create -n x --mmap big 2>&1 | head -1; \
+                flux archive create -n x --mmap --preserve big; \
+                flux exec -r 1 flux archive extract -C out && cmp big out/big && cmp same out/same; \
+                flux exec -r all flux content dropcache; echo x > big; rm -r out/*; \
+                flux archive extract -C out 'bi*' && head -1 out/big; \
+                tail -c +7 other > o2; mv o2 other; \
+                : > same; flux exec -r all flux content dropcache; flux archive extract --overwrite -C out big 2>&1 | sed 's/offset.*: //'; \
+                flux exec -r 1 flux archive extract --overwrite -C out big 2>&1 | grep -c changed; ls out; \
+                flux archive remove; blobs; flux archive extract -n o -C out && wc -l < out/other; \
+                flux archive remove -n o; blobs";
+    dir.check(
+        &["--test-size=2"],
+        text,
+        "4\n\
+         flux-archive: --mmap only works on the rank 0 broker\n\
+         flux-archive: --mmap cannot work with --preserve\n\
+         1\n\
+         flux-archive: big: error loading mapped file content has changed\n\
+         1\n\
+         2\n299996\n0\n",
+    );
+}
+
+#[test]
+fn what_is_stored_outlives_the_file_it_was_mapped_from() {
+    let dir = Scratch::new("mmapstore");
+    let text = "seq 1 1000 > f; flux archive create --mmap f; \
+                ref=$(flux archive list --raw | grep -o 'sha1-[0-9a-f]*'); \
+                flux content load $ref | wc -l; flux exec -r 1 flux content load $ref | wc -l; \
+                test $(flux exec -r 1 sh -c 'flux content store < f') = $ref || echo other; \
+                flux archive remove; rm f; flux exec -r all flux content dropcache; \
+                flux exec -r 1 flux content load $ref | wc -l";
+    dir.check(&["--test-size=2"], text, "1000\n1000\n1000\n");
+}
+
+#[test]
+fn files_can_keep_the_content() {
+    let dir = Scratch::new("files");
+    let set = format!("-Sstatedir={}", dir.0.display());
+    let options = [&*set, "-Scontent.backing-module=content-files"];
+    let text = "flux kvs put a=$(seq -s, 1 200); flux kvs get a | tail -c 4; \
+                flux module list | grep -c content-sqlite; flux gc 2>&1 | grep -o gc-info | head -1; \
+                flux module remove content-files; flux module load content-sqlite 2>&1 | \
+                grep -o 'content backing store cannot be changed on the fly'; flux module load content-files";
+    dir.check(
+        &options,
+        text,
+        "200\n0\ngc-info\ncontent backing store cannot be changed on the fly\n",
+    );
+    assert!(dir.0.join("content.files/kvs-primary").exists());
+    dir.check(
+        &options,
+        "flux kvs get a | tail -c 4; flux startlog | wc -l",
+        "200\n2\n",
+    );
+    let unknown = dir.script(&[&set, "-Scontent.backing-module=content-nope"], "true");
+    assert!(!unknown.status.success());
+}
+
+/// Runs in a small file system, if one can be made.
+fn with_small_disk(name: &str, body: impl FnOnce(&Scratch)) {
+    let dir = Scratch::new(name);
+    let disk = dir.0.join("disk");
+    std::fs::create_dir(&disk).expect("own directory");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&disk)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("skipped: a small file system can be mounted by root only");
+        return;
+    }
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+            assert!(unmounted.expect("umount").success());
+        }
+    }
+    let _mounted = Mounted(disk);
+    body(&dir);
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    for module in ["content-sqlite", "content-files"] {
+        with_small_disk(module, |dir| {
+            std::fs::create_dir(dir.0.join("disk/state")).expect("own directory");
+            let options = [
+                &*format!("-Scontent.backing-module={module}"),
+                "-Sstatedir=disk/state",
+            ];
+            let text = "exec 2>&1; flux kvs put early=1; flux kvs sync; dd if=/dev/zero of=disk/fill bs=64k; \
+                        i=0; while ! flux dmesg | grep -q 'content store: No space left on device'; do \
+                        i=$((i+1)); flux kvs put big.$i=$(head -c 90000 /dev/urandom | base64 -w0); done; \
+                        flux content flush; flux kvs put --sync x=1; flux kvs get early x; \
+                        rm disk/fill; flux content flush && flux kvs sync && echo stored; \
+                        flux content dropcache; flux kvs get big.1 | wc -c; flux fsck -q 2>&1 | grep -v Checking; true";
+            let output = dir.script(&options, text);
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            let lines: Vec<&str> = stdout
+                .lines()
+                .filter(|line| !line.starts_with("dd:") && !line.contains("records"))
+                .filter(|line| !line.contains("copied"))
+                .collect();
+            assert_eq!(
+                lines,
+                [
+                    "flux-content: content.flush: No space left on device",
+                    "flux-kvs: flux_kvs_commit: No space left on device",
+                    "1",
+                    "flux-kvs: x: No such file or directory",
+                    "stored",
+                    "120001",
+                ],
+                "{module}"
+            );
+            assert!(output.status.success(), "{module}");
+        });
+    }
+}
+
+#[test]
+fn a_broken_archive_costs_nothing_that_is_there() {
+    let dir = Scratch::new("broken");
+    let set = format!("-Sstatedir={}", dir.0.display());
+    dir.check(
+        &[&set],
+        "flux kvs put a=1; flux dump -q x.tgz; \
+         head -c $(($(stat -c %s x.tgz) / 2)) x.tgz > cut.tgz",
+        "",
+    );
+    let failed = dir.script(&[&set, "-Scontent.restore=cut.tgz"], "true");
+    assert!(!failed.status.success());
+    let stderr = String::from_utf8_lossy(&failed.stderr);
+    assert!(stderr.contains("error reading 'cut.tgz'"), "{stderr}");
+    let text = "exec 2>&1; flux kvs get a; flux restore -q --key=r cut.tgz; flux kvs get r; true";
+    dir.check(
+        &[&set],
+        text,
+        "1\nflux-restore: error reading 'cut.tgz': incomplete deflate stream\n\
+         flux-kvs: r: No such file or directory\n",
+    );
+}
+
+#[test]
+fn dumped_values_of_many_pieces_are_not_mixed() {
+    let dir = Scratch::new("pieces");
+    let text = "for i in 1 2 3 4 5 6 7 8; do for j in 1 2 3; do \
+                flux kvs put --append d$i.e$j.v=$i$j, v$i=$i,; done; done; \
+                flux dump -q x.tar && flux restore -q --key=r x.tar && flux kvs get r.v3 r.d7.e2.v; \
+                for i in 1 2 3 4 5 6 7 8; do for j in 1 2 3; do \
+                test $(flux kvs get r.d$i.e$j.v) = $i$j, || echo d$i.e$j; done; \
+                test $(flux kvs get r.v$i) = $i,$i,$i, || echo v$i; done";
+    dir.check(&[], text, "3,3,3,\n72,\n");
+}
+
+#[test]
+fn files_are_staged_in_before_tasks_start() {
+    let dir = Scratch::new("stagein");
+    let text = "exec 2>&1; echo hi > one; echo ho > two; mkdir out; \
+                flux archive create one; flux archive create -n n two; \
+                flux run -o stage-in sh -c 'cat $FLUX_JOB_TMPDIR/one'; \
+                flux run -o stage-in.names=main,n -o 'stage-in.pattern=t*' sh -c 'ls $FLUX_JOB_TMPDIR'; \
+                flux run -o stage-in.destination=global:out true; ls out; \
+                flux run -o stage-in.tags=n sh -c 'ls $FLUX_JOB_TMPDIR' 2>&1 | grep -oE 'deprecated|two'; \
+                for o in foo=1 destination=x:y names=nope; do \
+                flux run -o stage-in.$o true 2>&1 | grep -o 'FATAL: .*'; done; \
+                flux filemap map -T f one; flux filemap list -T f; flux filemap unmap -T f; \
+                flux archive create -T f one";
+    let output = Command::new(FLUX)
+        .args(["start", "sh", "-c", text])
+        .env_remove("FLUX_URI")
+        .current_dir(&dir.0)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built");
+    let warning = "⚠️This command is deprecated.⚠️   Use flux-archive(1) instead.\n";
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!(
+            "hi\ntwo\none\ndeprecated\ntwo\n\
+             FATAL: stage-in: Error parsing stage_in shell option: unknown key foo\n\
+             FATAL: stage-in: destination prefix must be local: or global:\n\
+             FATAL: stage-in: could not lookup archive.nope in primary KVS namespace: \
+             No such file or directory\n\
+             {warning}{warning}one\n{warning}\
+             flux archive create: unrecognized option '--tags'\n"
+        )
     );
 }

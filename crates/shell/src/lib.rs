@@ -23,6 +23,7 @@ mod rlimit;
 mod service;
 mod shell;
 mod signals;
+mod stage_in;
 mod start;
 mod store;
 mod task;

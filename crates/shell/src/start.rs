@@ -30,6 +30,7 @@ use crate::output::{Config, Output};
 use crate::pmi::Pmi;
 use crate::pty::Ptys;
 use crate::shell::{Attributes, Shell};
+use crate::stage_in::StageIn;
 use crate::store::{Store, key};
 use crate::{batch, task};
 
@@ -39,7 +40,6 @@ const MISSING: &[&str] = &[
     "coprocess",
     "hwloc",
     "initrc",
-    "stage-in",
     "stop-tasks-in-exec",
     "sysmon",
     "userrc",
@@ -102,6 +102,11 @@ pub(crate) async fn set_up(
     let tmpdir = make_tmpdir(&job, shell_rank, value(rundir.await))?;
     if let Some(archive) = job.jobspec.files() {
         files::extract(archive, tmpdir.path())?;
+    }
+    if let Some(stage_in) = StageIn::new(&job)? {
+        stage_in
+            .run(&handle, &log, shell_rank, tmpdir.path())
+            .await?;
     }
     batch::write_script(&job, &tmpdir, shell_rank == 0)?;
     let env = environment(&job, &tmpdir, value(path.await), &mut warnings);

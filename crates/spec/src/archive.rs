@@ -1,6 +1,6 @@
 //! File archives (RFC 37): file system objects as JSON.
 
-use std::collections::BTreeSet;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -83,6 +83,14 @@ impl File {
             Content::Empty(size) | Content::Blobs(size, _) => *size,
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Json(value) => value.to_string().len() as u64,
+        }
+    }
+
+    /// The parts of it that are blobs of their own.
+    pub fn regions(&self) -> &[Region] {
+        match &self.content {
+            Content::Blobs(_, regions) => regions,
+            _ => &[],
         }
     }
 
@@ -188,6 +196,19 @@ impl File {
     }
 }
 
+/// The long form of listings: type, mode, size and path.
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.content {
+            Content::Directory => 'd',
+            Content::Link(_) => 'l',
+            _ => 'f',
+        };
+        let (mode, size, path) = (self.permissions(), self.size(), &self.path);
+        write!(f, "{kind} 0{mode:o} {size:>8} {path}")
+    }
+}
+
 fn region(item: &Value, file_size: u64) -> Option<Region> {
     let [offset, size, blobref] = item.as_array()?.as_slice() else {
         return None;
@@ -220,13 +241,10 @@ pub fn decode(archive: &Value) -> Result<Vec<File>, ArchiveError> {
     }
 }
 
-/// The blobs an archive refers to, each once.
-pub fn blobrefs(files: &[File]) -> BTreeSet<BlobRef> {
-    let regions = files.iter().flat_map(|file| match &file.content {
-        Content::Blobs(_, regions) => regions.as_slice(),
-        _ => &[],
-    });
-    regions.map(|region| region.blobref).collect()
+/// The blobs an archive refers to, in the order of its files.
+pub fn blobrefs(files: &[File]) -> impl Iterator<Item = BlobRef> {
+    let regions = files.iter().flat_map(File::regions);
+    regions.map(|region| region.blobref)
 }
 
 #[cfg(test)]
@@ -263,7 +281,8 @@ mod tests {
         ];
         let array: Value = files.iter().map(File::to_value).collect();
         assert_eq!(decode(&array), Ok(files.clone()));
-        assert_eq!(blobrefs(&files).len(), 1);
+        assert_eq!(blobrefs(&files).collect::<Vec<_>>(), [blobref]);
+        assert_eq!(files[3].to_string(), "f 0644        6 a/b");
     }
 
     #[test]

@@ -49,6 +49,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "Carry files through the key-value store",
         archive::run,
     ),
+    ("filemap", "", archive::filemap),
     ("getattr", "Read a broker attribute", attr::getattr),
     ("setattr", "Change a broker attribute", attr::setattr),
     ("lsattr", "List broker attributes", attr::lsattr),

@@ -148,7 +148,7 @@ impl Matcher {
         if self.regex {
             crate::regex::matches_at_start(&self.pattern, name)
         } else {
-            crate::glob::matches(&self.pattern, name)
+            types::glob::matches(&self.pattern, name)
         }
     }
 }
@@ -192,7 +192,7 @@ pub(super) fn limits(args: &Args) -> Result<Map<String, Value>, Fail> {
         .collect();
     for rule in args.all("rlimit").flat_map(|list| list.split(',')) {
         if let Some(pattern) = rule.strip_prefix('-') {
-            limits.retain(|name, _| !crate::glob::matches(&pattern.to_lowercase(), name));
+            limits.retain(|name, _| !types::glob::matches(&pattern.to_lowercase(), name));
             continue;
         }
         let (pattern, value) = match rule.split_once('=') {
@@ -201,7 +201,7 @@ pub(super) fn limits(args: &Args) -> Result<Map<String, Value>, Fail> {
         };
         let mut found = false;
         for (name, resource) in LIMITS {
-            if !crate::glob::matches(&pattern, name) {
+            if !types::glob::matches(&pattern, name) {
                 continue;
             }
             found = true;

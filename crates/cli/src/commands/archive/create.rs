@@ -2,22 +2,24 @@
 
 use std::collections::VecDeque;
 use std::fs::Metadata;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use client::Client;
 use client::kvs::Txn;
-use proto::Raw;
-use proto::content::ContentStore;
+use proto::content::{ContentMmapAdd, ContentStore, MmapAdd};
+use proto::{Empty, Raw};
 use rpc::{Call, Dest};
 use serde_json::Value;
 use spec::archive::{self, Content, File, Region};
 use spec::{BlobRef, HashKind, TreeObj};
-use types::Errno;
+use types::extent::Extents;
+use types::{Errno, Rank};
 
-use super::{NAME, NO_PRIMARY, PROG, commit, decode, fetch, key, unavailable, unlink};
+use super::{
+    Form, LEADER, NO_PRIMARY, PROG, TAGS, change_directory, commit, decode, fetch, key, name,
+    unavailable, unlink, unmap,
+};
 use crate::err;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag, maybe};
@@ -25,7 +27,10 @@ use crate::options::{Args, Family, Parser, arg, flag, maybe};
 /// Blob size, and the size up to which data stays in the archive, unless options say otherwise.
 const CHUNK_SIZE: u64 = 1 << 20;
 const SMALL_FILE_MAX: u64 = 1 << 10;
-/// Stores under way.
+/// Sizes are below this, so that a blob fits a message.
+const SIZE_END: (u64, &str) = (1 << 31, "2G");
+/// Stores under way: so many bytes, and so many blobs.
+const STORES_BYTES_MAX: u64 = 8 << 20;
 const STORES_MAX: usize = 64;
 
 static CREATE: Parser = Parser {
@@ -34,7 +39,8 @@ static CREATE: Parser = Parser {
     about: "Create a KVS file archive",
     family: Family::G,
     opts: &[
-        NAME,
+        arg('n', "name", "NAME", "Write to archive NAME (default main)"),
+        TAGS,
         NO_PRIMARY,
         arg(
             'C',
@@ -47,6 +53,7 @@ static CREATE: Parser = Parser {
         flag('\0', "append", "Append to existing archive"),
         flag('\0', "preserve", "Preserve data over Flux restart"),
         flag('\0', "mmap", "Use mmap(2) to map file content"),
+        flag('\0', "disable-mmap", "Copy file content").hidden(),
         arg(
             '\0',
             "chunksize",
@@ -64,66 +71,94 @@ static CREATE: Parser = Parser {
     ],
 };
 
-pub(super) fn run(words: &[String]) -> i32 {
-    let args = match CREATE.parse(words) {
+pub(super) fn run(words: &[String], form: Form) -> i32 {
+    let args = match form.parse(&CREATE, words) {
         Ok(args) => args,
         Err(status) => return status,
     };
     if args.words.is_empty() {
         return CREATE.wrong_words();
     }
+    let mmap = args.has("mmap") || form == Form::Filemap && !args.has("disable-mmap");
     fail::run(PROG, async {
-        if args.has("mmap") {
-            return Err(Fail::new("--mmap is not implemented in this build"));
-        }
-        if args.has("overwrite") && args.has("append") {
-            return Err(Fail::new(
+        let limits = Limits {
+            chunk_size: args
+                .size("chunksize", Some(SIZE_END))?
+                .unwrap_or(CHUNK_SIZE),
+            small_max: args
+                .size("small-file-threshold", Some(SIZE_END))?
+                .unwrap_or(SMALL_FILE_MAX),
+        };
+        for (first, second, cannot) in [
+            (
+                "overwrite",
+                args.has("append"),
                 "--overwrite and --append cannot be used together",
-            ));
+            ),
+            ("preserve", mmap, "--mmap cannot work with --preserve"),
+            (
+                "no-force-primary",
+                mmap,
+                "--mmap cannot work with --no-force-primary",
+            ),
+        ] {
+            if args.has(first) && second {
+                return Err(Fail::new(cannot));
+            }
         }
         let client = fail::connect_builtin().await?;
-        create(&client, &args).await?;
+        if mmap && client.attr("rank").await? != Rank::LEADER.to_string() {
+            return Err(Fail::new("--mmap only works on the rank 0 broker"));
+        }
+        create(&client, &args, limits, mmap).await?;
         Ok(0)
     })
 }
 
-fn bytes_of(args: &Args, option: &str, default: u64) -> Result<u64, Fail> {
-    match args.get(option) {
-        None => Ok(default),
-        Some(text) => crate::commands::storage::size(text)
-            .ok_or_else(|| Fail::new(format!("invalid {option} '{text}'"))),
-    }
+/// How files are cut into blobs.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// The most bytes in a blob; 0 for any number.
+    chunk_size: u64,
+    /// Up to so many bytes stay in the archive.
+    small_max: u64,
 }
 
-async fn create(client: &Client, args: &Args) -> Result<(), Fail> {
+async fn create(client: &Client, args: &Args, limits: Limits, mmap: bool) -> Result<(), Fail> {
+    change_directory(args)?;
     let mut array = match fetch(client, args, false).await {
         Ok(Value::Array(array)) if args.has("append") => array,
+        // What cannot be read can be overwritten all the same.
+        Err(error) if error.errno != Errno::ENOENT && args.has("overwrite") => Vec::new(),
         Ok(_) if args.has("overwrite") => Vec::new(),
         Ok(_) if args.has("append") => return Err(Fail::of(key(args), Errno::EINVAL)),
         Ok(_) => return Err(Fail::new(format!("{}: key exists", key(args)))),
         Err(error) if error.errno == Errno::ENOENT => Vec::new(),
         Err(error) => return Err(unavailable(args, &error)),
     };
-    if let Some(dir) = args.get("directory") {
-        std::env::set_current_dir(dir).map_err(|error| Fail::of(dir, Errno::from_io(&error)))?;
+    if args.has("overwrite") {
+        unmap(client, args).await?;
     }
     let hash = client.attr("content.hash").await?;
     let mut pack = Pack {
         client,
         hash: HashKind::from_name(&hash).ok_or(Errno::EINVAL)?,
-        chunk_size: match bytes_of(args, "chunksize", CHUNK_SIZE)? {
-            0 => u64::MAX,
-            size => size,
-        },
-        small_max: bytes_of(args, "small-file-threshold", SMALL_FILE_MAX)?,
+        limits,
+        tag: mmap.then(|| name(args)),
         verbose: args.has("verbose"),
         stores: VecDeque::new(),
+        stores_bytes: 0,
+        stored: Vec::new(),
         files: Vec::new(),
     };
-    for path in &args.words {
-        pack.add(Path::new(path)).await?;
+    let packed = pack.all(&args.words).await;
+    if let Err(fail) = packed {
+        // Files of an archive that never came to be must not stay mapped.
+        if mmap && array.is_empty() {
+            unmap(client, args).await?;
+        }
+        return Err(fail);
     }
-    pack.settle(0).await?;
     array.extend(pack.files.iter().map(File::to_value));
     let array = Value::Array(array);
     let mut txn = Txn::new();
@@ -132,7 +167,7 @@ async fn create(client: &Client, args: &Args) -> Result<(), Fail> {
     }
     txn.put(&key(args), array.to_string().as_bytes());
     if args.has("preserve") {
-        for (index, blobref) in archive::blobrefs(&decode(&array)?).into_iter().enumerate() {
+        for (index, blobref) in archive::blobrefs(&decode(&array)?).enumerate() {
             let name = format!("{}_blobs.{index}", key(args));
             txn.put_treeobj(&name, &TreeObj::ValRef(vec![blobref]));
         }
@@ -140,17 +175,42 @@ async fn create(client: &Client, args: &Args) -> Result<(), Fail> {
     commit(client, args, txn).await
 }
 
+/// A blob on its way to the store, and the region it belongs to.
+struct Store {
+    call: Call<Raw>,
+    file: usize,
+    region: usize,
+    size: u64,
+}
+
 struct Pack<'a> {
     client: &'a Client,
     hash: HashKind,
-    chunk_size: u64,
-    small_max: u64,
+    limits: Limits,
+    /// Maps files under this tag, instead of storing their data.
+    tag: Option<&'a str>,
     verbose: bool,
-    stores: VecDeque<Call<Raw>>,
+    stores: VecDeque<Store>,
+    stores_bytes: u64,
+    /// Blobrefs by file and region, as they came.
+    stored: Vec<(usize, usize, BlobRef)>,
     files: Vec<File>,
 }
 
 impl Pack<'_> {
+    async fn all(&mut self, paths: &[String]) -> Result<(), Fail> {
+        for path in paths {
+            self.add(Path::new(path)).await?;
+        }
+        self.settle(0, 0).await?;
+        for (file, region, blobref) in self.stored.drain(..) {
+            if let Content::Blobs(_, regions) = &mut self.files[file].content {
+                regions[region].blobref = blobref;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a file; of a directory what is in it first.
     async fn add(&mut self, path: &Path) -> Result<(), Fail> {
         let failed = |error: std::io::Error| Fail::of(path.display(), Errno::from_io(&error));
@@ -162,6 +222,7 @@ impl Pack<'_> {
                 path.display()
             )));
         }
+        let name = text(path)?;
         let content = if kind.is_dir() {
             for entry in path.read_dir().map_err(failed)? {
                 let entry = entry.map_err(failed)?;
@@ -174,7 +235,6 @@ impl Pack<'_> {
         } else {
             self.regular(path, &metadata).await?
         };
-        let name = text(path)?;
         if self.verbose {
             err!("{name}");
         }
@@ -190,57 +250,93 @@ impl Pack<'_> {
 
     async fn regular(&mut self, path: &Path, metadata: &Metadata) -> Result<Content, Fail> {
         let failed = |error: std::io::Error| Fail::of(path.display(), Errno::from_io(&error));
-        let mut file = std::fs::File::open(path).map_err(failed)?;
+        let file = std::fs::File::open(path).map_err(failed)?;
         let size = metadata.len();
-        let mut regions = Vec::new();
-        let mut bytes = Vec::new();
-        let mut at = 0;
-        while let Some((start, end)) = extent(&file, at, size).map_err(failed)? {
-            if size <= self.small_max {
-                file.rewind().map_err(failed)?;
-                file.read_to_end(&mut bytes).map_err(failed)?;
-                return Ok(Content::Bytes(bytes));
-            }
-            let length = (end - start).min(self.chunk_size);
-            file.seek(SeekFrom::Start(start)).map_err(failed)?;
-            bytes.clear();
-            file.by_ref()
-                .take(length)
-                .read_to_end(&mut bytes)
-                .map_err(failed)?;
-            if bytes.len() as u64 != length {
-                return Err(Fail::new(format!("{}: short read", path.display())));
-            }
-            regions.push(Region {
-                offset: start,
-                size: length,
-                blobref: self.store(std::mem::take(&mut bytes)).await?,
-            });
-            at = start + length;
+        if Extents::new(&file, size, size).next().is_none() {
+            return Ok(Content::Empty(size));
         }
-        Ok(match regions.is_empty() {
-            true => Content::Empty(size),
-            false => Content::Blobs(size, regions),
-        })
+        let read = |offset: u64, length: u64| {
+            let length = usize::try_from(length).map_err(|_| Errno::EFBIG)?;
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, offset).map_err(failed)?;
+            Ok::<_, Fail>(bytes)
+        };
+        if size <= self.limits.small_max {
+            return Ok(Content::Bytes(read(0, size)?));
+        }
+        // The broker reads and hashes the file while it is done here.
+        let mapping = match self.tag {
+            Some(tag) => Some(self.map(path, tag)?),
+            None => None,
+        };
+        let chunk_size = match self.limits.chunk_size {
+            0 => u64::MAX,
+            chunk_size => chunk_size,
+        };
+        let mut regions = Vec::new();
+        for piece in Extents::new(&file, size, chunk_size) {
+            let (offset, length) = piece.map_err(failed)?;
+            let bytes = read(offset, length)?;
+            let blobref = match self.tag {
+                Some(_) => BlobRef::hash(self.hash, &bytes),
+                // The answer tells.
+                None => self.store(bytes, regions.len()).await?,
+            };
+            regions.push(Region {
+                offset,
+                size: length,
+                blobref,
+            });
+        }
+        if let Some(mapping) = mapping {
+            mapping.await.map_err(|error| Fail::of("mmap", error))?;
+        }
+        Ok(Content::Blobs(size, regions))
     }
 
-    async fn store(&mut self, bytes: Vec<u8>) -> Result<BlobRef, Fail> {
-        let blobref = BlobRef::hash(self.hash, &bytes);
-        self.settle(STORES_MAX - 1).await?;
-        let blob = Raw(bytes.into());
+    /// Makes the data of a file loadable from where it is.
+    fn map(&self, path: &Path, tag: &str) -> Result<Call<Empty>, Fail> {
+        let resolved = path
+            .canonicalize()
+            .map_err(|error| Fail::of(path.display(), Errno::from_io(&error)))?;
+        let request = MmapAdd {
+            path: text(&resolved)?,
+            chunksize: i64::try_from(self.limits.chunk_size).map_err(|_| Errno::EINVAL)?,
+            tag: tag.to_owned(),
+        };
         let handle = self.client.handle();
-        self.stores
-            .push_back(handle.call::<ContentStore>(Dest::Any, &blob));
-        self.client.drained().await;
-        Ok(blobref)
+        Ok(handle.call::<ContentMmapAdd>(LEADER, &request))
     }
 
-    async fn settle(&mut self, left: usize) -> Result<(), Fail> {
-        while self.stores.len() > left
-            && let Some(call) = self.stores.pop_front()
+    /// Starts to store the data of a region of the file that is being added. Returns what stands
+    /// for its blobref until the answer comes.
+    async fn store(&mut self, bytes: Vec<u8>, region: usize) -> Result<BlobRef, Fail> {
+        let size = bytes.len() as u64;
+        let bytes_left = STORES_BYTES_MAX.saturating_sub(size);
+        self.settle(STORES_MAX - 1, bytes_left).await?;
+        let handle = self.client.handle();
+        self.stores.push_back(Store {
+            call: handle.call::<ContentStore>(Dest::Any, &Raw(bytes.into())),
+            file: self.files.len(),
+            region,
+            size,
+        });
+        self.stores_bytes += size;
+        BlobRef::from_digest(self.hash, &vec![0; self.hash.digest_len()])
+            .map_err(|error| Fail::new(error.to_string()))
+    }
+
+    /// Waits until no more than so many stores, and bytes in them, are under way.
+    async fn settle(&mut self, count: usize, bytes: u64) -> Result<(), Fail> {
+        while (self.stores.len() > count || self.stores_bytes > bytes)
+            && let Some(store) = self.stores.pop_front()
         {
-            call.await
-                .map_err(|error| Fail::of("error storing blob", error))?;
+            self.stores_bytes -= store.size;
+            let failed = |error: &dyn std::fmt::Display| Fail::of("error storing blob", error);
+            let Raw(digest) = store.call.await.map_err(|error| failed(&error))?;
+            let blobref =
+                BlobRef::from_digest(self.hash, &digest).map_err(|error| failed(&error))?;
+            self.stored.push((store.file, store.region, blobref));
         }
         Ok(())
     }
@@ -249,32 +345,4 @@ impl Pack<'_> {
 fn text(path: &Path) -> Result<String, Fail> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Fail::new(format!("{}: name is not UTF-8", path.display())))
-}
-
-/// The first extent with data at or after `at`.
-fn extent(file: &std::fs::File, at: u64, size: u64) -> std::io::Result<Option<(u64, u64)>> {
-    if at >= size {
-        return Ok(None);
-    }
-    let Some(start) = seek(file, at, libc::SEEK_DATA)? else {
-        return Ok(None);
-    };
-    let end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(size);
-    // The file may have grown since it was looked at.
-    Ok((start < size).then_some((start, end.min(size))))
-}
-
-#[allow(unsafe_code, reason = "lseek(2) with SEEK_DATA")]
-fn seek(file: &std::fs::File, at: u64, whence: i32) -> std::io::Result<Option<u64>> {
-    let at = libc::off_t::try_from(at).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    // SAFETY: the descriptor is open, and the call touches no memory.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
-    if let Ok(found) = u64::try_from(found) {
-        return Ok(Some(found));
-    }
-    let error = std::io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::ENXIO) => Ok(None),
-        _ => Err(error),
-    }
 }

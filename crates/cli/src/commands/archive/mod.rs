@@ -1,27 +1,31 @@
-//! `flux archive`: files carried through the key-value store (RFC 37).
-//!
-//! Mapped files are not built: `--mmap` is refused.
+//! `flux archive`: files carried through the key-value store (RFC 37); and its deprecated name,
+//! `flux filemap`.
 
 mod create;
 mod extract;
 
 use client::Client;
+use client::archive as files;
 use client::kvs::{Txn, default_namespace};
-use proto::kvs::{KvsLookup, KvsWatchLookup, Lookup, PRIMARY, flags};
+use proto::content::{ContentMmapRemove, Tag};
+use proto::kvs::PRIMARY;
 use rpc::{Dest, RpcError};
 use serde_json::Value;
-use spec::TreeObj;
-use spec::archive::{self, Content, File};
-use types::Errno;
+use spec::archive::{self, File};
+use types::{Errno, Rank};
 
+use super::Sub;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Opt, Parser, arg, flag};
-use crate::{err, glob, out, outln};
+use crate::{err, out, outln};
 
 const PROG: &str = "flux-archive";
+const LEADER: Dest = Dest::Rank(Rank::LEADER);
 
-const NAME: Opt = arg('n', "name", "NAME", "Use archive NAME (default main)");
+const NAME_READ: Opt = arg('n', "name", "NAME", "Read from archive NAME (default main)");
+/// What the deprecated command calls the name.
+const TAGS: Opt = arg('T', "tags", "NAME", "Use archive NAME").hidden();
 const NO_PRIMARY: Opt = flag(
     '\0',
     "no-force-primary",
@@ -36,23 +40,73 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             (
                 "create",
                 "[-n NAME] [-C DIR] [--preserve] PATH ...",
-                create::run,
+                |words| create::run(words, Form::Archive),
             ),
-            ("remove", "[-n NAME] [-f]", remove),
+            ("remove", "[-n NAME] [-f]", |words| {
+                remove(words, Form::Archive)
+            }),
             (
                 "extract",
                 "[-n NAME] [--overwrite] [-C DIR] [PATTERN]",
-                extract::run,
+                |words| extract::run(words, Form::Archive),
             ),
-            ("list", "[-n NAME] [PATTERN]", list),
+            ("list", "[-n NAME] [PATTERN]", |words| {
+                list(words, Form::Archive)
+            }),
         ],
         words,
     )
 }
 
-/// The key of the archive the options name.
+/// `flux filemap`.
+pub(crate) fn filemap(_: &Invocation<'_>, words: &[String]) -> i32 {
+    const SUBS: &[Sub] = &[
+        ("map", "[OPTIONS]...", |words| {
+            create::run(words, Form::Filemap)
+        }),
+        ("unmap", "[OPTIONS]...", |words| {
+            remove(words, Form::Filemap)
+        }),
+        ("list", "[OPTIONS]...", |words| list(words, Form::Filemap)),
+        ("get", "[OPTIONS]...", |words| {
+            extract::run(words, Form::Filemap)
+        }),
+    ];
+    err!("⚠️This command is deprecated.⚠️   Use flux-archive(1) instead.");
+    super::dispatch_forms("flux filemap", "", SUBS, words)
+}
+
+/// The name under which a subcommand runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `flux archive`.
+    Archive,
+    /// `flux filemap`, which has options of its own.
+    Filemap,
+}
+
+impl Form {
+    /// Parses a subcommand's words.
+    fn parse(self, parser: &'static Parser, words: &[String]) -> Result<Args, i32> {
+        let args = parser.parse(words)?;
+        for option in ["tags", "disable-mmap"] {
+            if self == Form::Archive && args.has(option) {
+                return Err(parser.usage_error(&format!("unrecognized option '--{option}'")));
+            }
+        }
+        Ok(args)
+    }
+}
+
+/// The name of the archive the options mean.
+fn name(args: &Args) -> &str {
+    let name = args.get("name").or_else(|| args.get("tags"));
+    name.unwrap_or("main")
+}
+
+/// The key of that archive.
 fn key(args: &Args) -> String {
-    format!("archive.{}", args.get("name").unwrap_or("main"))
+    files::key(name(args))
 }
 
 fn namespace(args: &Args) -> String {
@@ -64,24 +118,7 @@ fn namespace(args: &Args) -> String {
 }
 
 async fn fetch(client: &Client, args: &Args, wait: bool) -> Result<Value, RpcError> {
-    let request = Lookup {
-        key: key(args),
-        flags: if wait { flags::WAITCREATE } else { 0 },
-        namespace: Some(namespace(args)),
-        rootdir: None,
-        rootseq: None,
-    };
-    let handle = client.handle();
-    let found = if wait {
-        handle.call::<KvsWatchLookup>(Dest::Any, &request).await?
-    } else {
-        handle.call::<KvsLookup>(Dest::Any, &request).await?
-    };
-    match client::kvs::treeobj(&found.val)? {
-        TreeObj::Val(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string())),
-        _ => Err(Errno::EINVAL.into()),
-    }
+    files::lookup(client.handle(), &namespace(args), name(args), wait).await
 }
 
 fn unavailable(args: &Args, error: &RpcError) -> Fail {
@@ -94,17 +131,34 @@ fn decode(value: &Value) -> Result<Vec<File>, Fail> {
 
 /// The files a pattern chooses. Complains if there are none.
 fn choose(files: Vec<File>, pattern: Option<&String>) -> Vec<File> {
-    let Some(pattern) = pattern else {
-        return files;
-    };
-    let chosen = files.into_iter();
-    let chosen: Vec<File> = chosen
-        .filter(|file| glob::matches(pattern, &file.path))
-        .collect();
-    if chosen.is_empty() {
+    let chosen = files::choose(files, pattern.map(String::as_str));
+    if let Some(pattern) = pattern
+        && chosen.is_empty()
+    {
         err!("{PROG}: No files matched pattern '{pattern}'");
     }
     chosen
+}
+
+/// Unmaps the files of an archive. Only those in the primary namespace have any.
+async fn unmap(client: &Client, args: &Args) -> Result<(), Fail> {
+    if args.has("no-force-primary") {
+        return Ok(());
+    }
+    let tag = Tag {
+        tag: name(args).to_owned(),
+    };
+    let call = client.handle().call::<ContentMmapRemove>(LEADER, &tag);
+    call.await.map_err(|error| Fail::of("unmap", error))?;
+    Ok(())
+}
+
+fn change_directory(args: &Args) -> Result<(), Fail> {
+    let Some(dir) = args.get("directory") else {
+        return Ok(());
+    };
+    std::env::set_current_dir(dir)
+        .map_err(|error| Fail::of(format!("chdir {dir}"), Errno::from_io(&error)))
 }
 
 static LIST: Parser = Parser {
@@ -113,7 +167,8 @@ static LIST: Parser = Parser {
     about: "List KVS file archive contents",
     family: Family::G,
     opts: &[
-        NAME,
+        NAME_READ,
+        TAGS,
         NO_PRIMARY,
         flag('l', "long", "Show file type, mode, size"),
         flag(
@@ -124,8 +179,8 @@ static LIST: Parser = Parser {
     ],
 };
 
-fn list(words: &[String]) -> i32 {
-    let args = match LIST.parse(words) {
+fn list(words: &[String], form: Form) -> i32 {
+    let args = match form.parse(&LIST, words) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -141,7 +196,7 @@ fn list(words: &[String]) -> i32 {
             if args.has("raw") {
                 out!("{}", file.to_value());
             } else if args.has("long") {
-                outln!("{}", long(&file));
+                outln!("{file}");
             } else {
                 outln!("{}", file.path);
             }
@@ -150,30 +205,21 @@ fn list(words: &[String]) -> i32 {
     })
 }
 
-fn long(file: &File) -> String {
-    let kind = match file.content {
-        Content::Directory => 'd',
-        Content::Link(_) => 'l',
-        _ => 'f',
-    };
-    let (mode, size) = (file.permissions(), file.size());
-    format!("{kind} 0{mode:o} {size:>8} {}", file.path)
-}
-
 static REMOVE: Parser = Parser {
     name: "flux archive remove",
     usage: "[-n NAME] [-f]",
     about: "Remove a KVS file archive",
     family: Family::G,
     opts: &[
-        NAME,
+        arg('n', "name", "NAME", "Remove archive NAME (default main)"),
+        TAGS,
         NO_PRIMARY,
         flag('f', "force", "Ignore a nonexistent archive"),
     ],
 };
 
-fn remove(words: &[String]) -> i32 {
-    let args = match REMOVE.parse(words) {
+fn remove(words: &[String], form: Form) -> i32 {
+    let args = match form.parse(&REMOVE, words) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -195,6 +241,7 @@ fn remove(words: &[String]) -> i32 {
         let mut txn = Txn::new();
         unlink(&mut txn, &key(&args));
         commit(&client, &args, txn).await?;
+        unmap(&client, &args).await?;
         Ok(0)
     })
 }

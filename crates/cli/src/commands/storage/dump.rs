@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use client::Client;
 use flate2::Compression;
@@ -88,14 +89,14 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         };
         let walked = dump.walk(&blobs, root, loads_max).await;
         if let Err(fail) = walked {
-            // What was written is of no use, and removing it is not ours to do.
             if dump.progress && dump.keys > 0 {
                 status("\n");
             }
+            dump.archive.discard();
             return Err(fail);
         }
         dump.finish().await;
-        dump.archive.finish(path)?;
+        dump.archive.finish()?;
         Ok(0)
     })
 }
@@ -135,11 +136,13 @@ impl Dump<'_> {
     async fn walk(&mut self, blobs: &Blobs<'_>, root: BlobRef, max: usize) -> Result<(), Fail> {
         // The newest entry first: the work list stays as short as the tree is deep and wide.
         let mut todo = vec![Todo::Dir(String::new(), root)];
+        // A value once begun is asked for to its end, so that no piece of another comes between.
+        let mut begun = None;
         let mut loads: VecDeque<Load> = VecDeque::new();
         let mut value = Some(Vec::new());
         loop {
             while loads.len() < max
-                && let Some(next) = todo.pop()
+                && let Some(next) = begun.take().or_else(|| todo.pop())
             {
                 match next {
                     Todo::Dir(path, blobref) => {
@@ -156,7 +159,7 @@ impl Dump<'_> {
                             call,
                         });
                         if !last {
-                            todo.push(Todo::Value(path, refs, index + 1));
+                            begun = Some(Todo::Value(path, refs, index + 1));
                         }
                     }
                 }
@@ -301,8 +304,57 @@ impl Write for Sink {
     }
 }
 
+/// Where the archive goes. A file gets its name when all is written: a failed dump must not cost
+/// an earlier one.
+struct Target {
+    path: PathBuf,
+    unfinished: Option<PathBuf>,
+}
+
+impl Target {
+    /// Creates the file.
+    fn create(path: &str) -> io::Result<(Target, Box<dyn Write>)> {
+        let path = PathBuf::from(path);
+        let mut target = Target {
+            path,
+            unfinished: None,
+        };
+        if target.path == Path::new("-") {
+            return Ok((target, Box::new(io::stdout())));
+        }
+        // A device, a pipe or a link is written to as it is.
+        let is_plain = match target.path.symlink_metadata() {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let mut name = target.path.clone();
+        if is_plain {
+            name.as_mut_os_string().push(".unfinished");
+            target.unfinished = Some(name.clone());
+        }
+        Ok((target, Box::new(File::create(name)?)))
+    }
+
+    /// Names the file, which is complete and closed.
+    fn finish(&self) -> io::Result<()> {
+        let Some(unfinished) = &self.unfinished else {
+            return Ok(());
+        };
+        File::open(unfinished)?.sync_all()?;
+        std::fs::rename(unfinished, &self.path)
+    }
+
+    fn discard(&self) {
+        if let Some(unfinished) = &self.unfinished {
+            // The dump's own failure was told of; what cannot be removed is no archive by name.
+            let _kept = std::fs::remove_file(unfinished);
+        }
+    }
+}
+
 /// A pax archive: ustar headers, extended where a name does not fit.
 struct Archive {
+    target: Target,
     builder: tar::Builder<Sink>,
     time: u64,
     uid: u64,
@@ -311,19 +363,15 @@ struct Archive {
 
 impl Archive {
     fn create(path: &str, format: Format, time: f64) -> Result<Archive, Fail> {
-        let file: Box<dyn Write> = if path == "-" {
-            Box::new(io::stdout())
-        } else {
-            let file =
-                File::create(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
-            Box::new(file)
-        };
+        let (target, file) =
+            Target::create(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
         let file = BufWriter::with_capacity(1 << 16, file);
         let sink = match format {
             Format::Tar => Sink::Plain(file),
             Format::TarGz => Sink::Gzip(GzEncoder::new(file, Compression::default())),
         };
         Ok(Archive {
+            target,
             builder: tar::Builder::new(sink),
             // Times before the epoch are no times of ours.
             time: time.max(0.0) as u64,
@@ -377,13 +425,21 @@ impl Archive {
         self.builder.append(&header, bytes)
     }
 
-    fn finish(self, path: &str) -> Result<(), Fail> {
+    fn finish(self) -> Result<(), Fail> {
         let close = |sink: Sink| match sink {
             Sink::Plain(mut sink) => sink.flush(),
             Sink::Gzip(sink) => sink.finish()?.flush(),
         };
+        let target = self.target;
         let closed = self.builder.into_inner().and_then(close);
-        closed.map_err(|error| os_error(path, &error))
+        closed.and_then(|()| target.finish()).map_err(|error| {
+            target.discard();
+            os_error(target.path.display(), &error)
+        })
+    }
+
+    fn discard(&self) {
+        self.target.discard();
     }
 }
 

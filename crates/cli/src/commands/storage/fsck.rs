@@ -136,7 +136,7 @@ async fn check(client: &Client, args: &Args) -> fail::Outcome {
             ("repairs", defects.values.len()),
             ("unlinked directories", defects.dirs.len()),
         ] {
-            if count > 0 {
+            if count > 0 || walk.verbose {
                 say(&format!("Total {what}: {count}"));
             }
         }

@@ -3,6 +3,7 @@
 pub(crate) mod dump;
 pub(crate) mod fsck;
 pub(crate) mod gc;
+mod reader;
 mod repair;
 pub(crate) mod restore;
 mod tree;
@@ -35,24 +36,6 @@ fn maxreqs(args: &Args, default: usize) -> Result<usize, Fail> {
             .filter(|count| *count > 0)
             .ok_or_else(|| Fail::new("invalid value for maxreqs")),
     }
-}
-
-/// A number of bytes with an optional suffix of the powers of 1024, such as `100M` or `1.5K`.
-pub(crate) fn size(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.char_indices().last()? {
-        (at, 'k' | 'K') => (&text[..at], 10),
-        (at, 'M') => (&text[..at], 20),
-        (at, 'G') => (&text[..at], 30),
-        (at, 'T') => (&text[..at], 40),
-        (at, 'P') => (&text[..at], 50),
-        (at, 'E') => (&text[..at], 60),
-        _ => (text, 0),
-    };
-    if let Ok(number) = digits.parse::<u64>() {
-        return number.checked_mul(1 << shift);
-    }
-    let number = digits.parse::<f64>().ok()? * (1_u64 << shift) as f64;
-    (number.is_finite() && (0.0..1.8e19).contains(&number)).then_some(number as u64)
 }
 
 /// Tells systemd, if the broker runs under it, how far we are.
@@ -116,21 +99,6 @@ mod tests {
             assert_eq!(Format::of(path).ok(), expect, "{path}");
         }
         assert_eq!(Format::of("a.b").unwrap_err().text, "No such format 'a.b'");
-    }
-
-    #[test]
-    fn sizes_have_suffixes() {
-        for (text, expect) in [
-            ("100", Some(100)),
-            ("1K", Some(1024)),
-            ("100M", Some(100 << 20)),
-            ("1.5k", Some(1536)),
-            ("100x", None),
-            ("", None),
-            ("-1", None),
-        ] {
-            assert_eq!(size(text), expect, "{text}");
-        }
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! `flux restore`: an archive as the tree, or as a part of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 
 use client::Client;
 use client::kvs::Txn;
-use flate2::bufread::MultiGzDecoder;
 use proto::content::{
     BackingCheckpointPut, Checkpoint, ContentCheckpointPut, ContentFlush, PutCheckpoint,
 };
@@ -17,8 +14,9 @@ use spec::{BlobRef, HashKind, TreeObj};
 use tar::EntryType;
 use types::Errno;
 
+use super::reader::{self, Reader};
 use super::tree::{self, Blobs, LEADER};
-use super::{maxreqs, os_error, shows, status};
+use super::{maxreqs, shows, status};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
@@ -59,6 +57,8 @@ static RESTORE: Parser = Parser {
             "sd-notify",
             "Send status updates to systemd via flux-broker(1)",
         ),
+        // The broker does this before it empties the store.
+        flag('\0', "check", "Read the archive without restoring anything").hidden(),
     ],
 };
 
@@ -70,19 +70,11 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     let [path] = args.words.as_slice() else {
         return RESTORE.wrong_words();
     };
+    if args.has("check") {
+        return fail::report(PROG, reader::check(path).map(|()| 0));
+    }
     fail::run(PROG, async {
-        let limit = match args.get("size-limit").map(super::size) {
-            None => None,
-            Some(Some(limit)) => Some(limit),
-            Some(None) => {
-                let text = args.get("size-limit").unwrap_or_default();
-                err!(
-                    "flux restore: restore: invalid argument for option 'size-limit': {text}: {}",
-                    Errno::EINVAL
-                );
-                return Ok(1);
-            }
-        };
+        let limit = args.size("size-limit", None)?;
         let stores_max = maxreqs(&args, STORES_MAX)?;
         if !args.has("checkpoint") && !args.has("key") {
             return Err(Fail::new(
@@ -178,30 +170,13 @@ struct Restore<'a> {
 
 impl Restore<'_> {
     async fn archive(&mut self, path: &str, root: &mut Dir) -> Result<(), Fail> {
-        let mut archive = tar::Archive::new(open(path)?);
-        let broken = |error: io::Error| os_error(format!("error reading '{path}'"), &error);
-        let entries = archive
-            .entries()
-            .map_err(|error| os_error(format!("'{path}' is no tar archive"), &error))?;
-        let mut first = true;
-        for entry in entries {
-            let mut entry = entry.map_err(|error| {
-                if first {
-                    return Fail::new(format!("'{path}' is no tar archive"));
-                }
-                broken(error)
-            })?;
-            first = false;
-            let name = String::from_utf8(entry.path_bytes().into_owned())
-                .map_err(|_| Fail::new("archive has a name that is not UTF-8"))?;
-            let header = entry.header();
-            let time = header.mtime().map_err(broken)?;
-            match header.entry_type() {
-                EntryType::Directory => continue,
+        let mut reader = Reader::open(path)?;
+        let mut entries = reader.entries()?;
+        while let Some(mut entry) = entries.next()? {
+            let name = entry.name()?;
+            match entry.kind() {
                 EntryType::Symlink => {
-                    let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                    let target = String::from_utf8(target)
-                        .map_err(|_| Fail::new(format!("{name}: target is not UTF-8")))?;
+                    let target = entry.target(&name)?;
                     let shown = format!("{name} -> {target}");
                     let (namespace, target) = match target.split_once("::") {
                         Some((namespace, target)) => {
@@ -222,8 +197,7 @@ impl Restore<'_> {
                         ));
                         continue;
                     }
-                    let mut bytes = Vec::new();
-                    entry.read_to_end(&mut bytes).map_err(broken)?;
+                    let bytes = entry.bytes()?;
                     let object = if bytes.len() < BLOB_MIN {
                         TreeObj::Val(bytes)
                     } else {
@@ -234,9 +208,9 @@ impl Restore<'_> {
                 }
                 _ => continue,
             }
-            self.newest = self.newest.max(time);
+            self.newest = self.newest.max(entry.time()?);
         }
-        Ok(())
+        reader.finish()
     }
 
     /// Stores the directories below, then this one.
@@ -337,28 +311,6 @@ impl Restore<'_> {
             );
         }
     }
-}
-
-/// Opens an archive, compressed or not: its first bytes tell.
-fn open(path: &str) -> Result<Box<dyn Read>, Fail> {
-    let mut file: Box<dyn Read> = if path == "-" {
-        Box::new(io::stdin())
-    } else {
-        let file = File::open(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
-        Box::new(file)
-    };
-    let mut magic = Vec::new();
-    file.by_ref()
-        .take(2)
-        .read_to_end(&mut magic)
-        .map_err(|error| os_error(path, &error))?;
-    let gzip = magic == [0x1f, 0x8b];
-    let whole = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(file));
-    Ok(if gzip {
-        Box::new(MultiGzDecoder::new(whole))
-    } else {
-        Box::new(whole)
-    })
 }
 
 #[cfg(test)]
