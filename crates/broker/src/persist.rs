@@ -32,7 +32,8 @@ const DUMP: &str = "content.dump";
 /// The largest value that is restored.
 const RESTORE_SIZE_LIMIT: &str = "100M";
 
-fn attr(broker: &Broker, name: &str) -> Option<String> {
+/// An attribute's value, if it has one.
+pub(crate) fn attr(broker: &Broker, name: &str) -> Option<String> {
     let attrs = broker.attrs.borrow();
     attrs
         .get(name)
@@ -82,6 +83,13 @@ pub(crate) fn source(broker: &Broker) -> Result<Option<Source>, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{}: {error}", link.display())),
     }
+}
+
+/// Reads the archive from end to end, before the store is emptied for it: a broken archive must not
+/// cost what is there. Returns an exit code.
+pub(crate) async fn check_archive(broker: &Rc<Broker>, source: &Source) -> i32 {
+    let command = format!("flux restore --check {}", quote(&source.archive));
+    runat::run_logged(broker, "rc1", 0, &command).await
 }
 
 /// Restores into an empty store. Returns an exit code.

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use module::Severity;
-use proto::module::STANDARD;
+use proto::module::{STANDARD, Standard};
 use types::Rank;
 
 use crate::broker::Broker;
@@ -18,6 +18,7 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     let leader = broker.router.rank() == Rank::LEADER;
     let disabled = std::env::var("FLUX_MODPROBE_DISABLE").unwrap_or_default();
     let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
+    let store = persist::attr(broker, "content.backing-module");
     let restore = match persist::source(broker) {
         Ok(source) => source.filter(|_| leader),
         Err(text) => {
@@ -38,7 +39,11 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
         {
             name = other;
         }
-        if name == "none" || (name == "content-sqlite" && !wants_sqlite(broker)) {
+        let stores = module.provides.contains(&"content-backing");
+        if stores && let Some(other) = &store {
+            name = other;
+        }
+        if name == "none" {
             continue;
         }
         let Some(builtin) = broker.builtin(name) else {
@@ -48,9 +53,12 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
             );
             return 1;
         };
-        let stores = module.provides.contains(&"content-backing");
         let mut args = Vec::new();
-        if stores && restore.is_some() {
+        if stores && let Some(source) = &restore {
+            let code = persist::check_archive(broker, source).await;
+            if code != 0 {
+                return code;
+            }
             args.push("truncate".to_owned());
         }
         if let Err(error) = modules::load(broker, Program::builtin(builtin, name, name, args)).await
@@ -74,19 +82,28 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     0
 }
 
-fn wants_sqlite(broker: &Broker) -> bool {
-    broker
-        .attrs
-        .borrow()
-        .get("content.backing-module")
-        .is_none_or(|name| name == "content-sqlite")
+/// The place of a module in the standard order. Its store and scheduler may be others than the
+/// standard ones. What is not of the standard set comes last.
+fn place(name: &str, store: Option<&str>, scheduler: Option<&str>) -> usize {
+    let is = |module: &Standard| {
+        let stands_in = |service| module.provides.contains(&service);
+        module.name == name
+            || store == Some(name) && stands_in("content-backing")
+            || scheduler == Some(name) && stands_in("sched")
+    };
+    STANDARD.iter().position(is).unwrap_or(STANDARD.len())
 }
 
-/// Unloads whatever is loaded, in reverse order. Returns an exit code.
+/// Unloads whatever is loaded, in reverse of the standard order: a module that was reloaded meanwhile
+/// is still needed by those after it. Returns an exit code.
 pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
     let mut code = 0;
     let leader = broker.router.rank() == Rank::LEADER;
-    for name in broker.modules.names().into_iter().rev() {
+    let store = persist::attr(broker, "content.backing-module");
+    let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
+    let mut names = broker.modules.names();
+    names.sort_by_key(|name| place(name, store.as_deref(), scheduler.as_deref()));
+    for name in names.into_iter().rev() {
         if name == "rexec" {
             continue;
         }
@@ -102,4 +119,19 @@ pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
         }
     }
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_keep_their_place_whatever_they_are_called() {
+        let place = |name| place(name, Some("content-files"), Some("other-sched"));
+        assert_eq!(place("content-files"), place("content-sqlite"));
+        assert_eq!(place("other-sched"), place("sched-simple"));
+        assert!(place("content") < place("content-files"));
+        assert!(place("content-files") < place("kvs"));
+        assert!(place("mine") > place("sched-simple"));
+    }
 }
