@@ -137,6 +137,11 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "fork-request",
+        run: subprocess::forkserver::fuzz_request,
+        seeds: &["\x01/tmp\x002\0flux\0shell\0HOME=/root\0X=\0", "\0\0\x30\0"],
+    },
+    Target {
         name: "zmtp",
         run: zmtp::fuzz::fuzz_connection,
         seeds: &[

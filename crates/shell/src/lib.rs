@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use subprocess::forkserver;
 use tokio::sync::mpsc;
 use types::JobId;
 use wire::Message;
@@ -47,18 +48,38 @@ use crate::store::{Store, key};
 const REXEC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The program `flux-shell [--reconnect] JOBID`. `words` begin with the program's own name.
+///
+/// With [`forkserver::OPTION`] alone it is a fork server of shells, whose requests begin with the
+/// program's path and the command that leads here.
 pub fn shell_main(words: Vec<OsString>) -> ExitCode {
+    let [_, option] = &words[..] else {
+        return shell(&words).into();
+    };
+    if option != forkserver::OPTION {
+        return shell(&words).into();
+    }
+    match forkserver::serve(|argv| shell(argv.get(1..).unwrap_or_default())) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("flux-shell: fork server: {}", types::Errno::from_io(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the shell of one job. Returns its exit code.
+fn shell(words: &[OsString]) -> u8 {
     let log = Rc::new(Log::new());
-    let Some(id) = parse(&words) else {
+    let Some(id) = parse(words) else {
         eprintln!("Usage: flux-shell [OPTIONS] JOBID");
-        return ExitCode::FAILURE;
+        return 1;
     };
     match client::run(run(id, log.clone())) {
-        Ok(code) => ExitCode::from(code as u8),
+        Ok(code) => code as u8,
         Err(error) => {
             let errno = types::Errno::from_io(&error);
             log.write(Level::Fatal, None, &format!("runtime: {errno}"));
-            ExitCode::FAILURE
+            1
         }
     }
 }

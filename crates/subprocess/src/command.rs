@@ -1,6 +1,7 @@
 //! What to start, and starting it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,8 +14,9 @@ use nix::unistd::{AccessFlags, Pid, access, pipe2};
 use tokio::net::unix::pipe;
 use types::Errno;
 
+use crate::forkserver::Request;
 use crate::output::{Buffering, Output};
-use crate::{BUFFER_DEFAULT, Input};
+use crate::{BUFFER_DEFAULT, Input, pidfd};
 
 /// Where a standard stream of a process leads.
 #[derive(Debug, Default)]
@@ -72,7 +74,16 @@ pub struct Process {
     pub stderr: Option<Output>,
     /// Its channels, in the order of the command's.
     pub channels: Vec<(String, Input, Output)>,
-    child: tokio::process::Child,
+    child: Child,
+}
+
+/// How a process's end is learnt.
+#[derive(Debug)]
+enum Child {
+    /// It was started here.
+    Spawned(tokio::process::Child),
+    /// A fork server made it.
+    Forked(pidfd::Child),
 }
 
 impl Process {
@@ -82,8 +93,13 @@ impl Process {
     ///
     /// Those of `wait(2)`.
     pub async fn wait(&mut self) -> Result<i32, Errno> {
-        let status = self.child.wait().await;
-        Ok(status.map_err(|error| Errno::from_io(&error))?.into_raw())
+        match &mut self.child {
+            Child::Spawned(child) => {
+                let status = child.wait().await;
+                Ok(status.map_err(|error| Errno::from_io(&error))?.into_raw())
+            }
+            Child::Forked(child) => child.wait().await,
+        }
     }
 }
 
@@ -183,6 +199,16 @@ impl End {
         })
     }
 
+    /// A descriptor for another process to have.
+    fn descriptor(&self) -> Result<OwnedFd, Errno> {
+        let opened = match self {
+            End::Null => File::options().read(true).write(true).open("/dev/null"),
+            End::Inherit => return Err(Errno::EINVAL),
+            End::Fd(fd) => return fd.try_clone().map_err(|error| Errno::from_io(&error)),
+        };
+        Ok(opened.map_err(|error| Errno::from_io(&error))?.into())
+    }
+
     /// Writes what the process itself would have. It is a courtesy: nobody may be reading.
     fn say(&self, text: &str) {
         let written = match self {
@@ -197,16 +223,100 @@ impl End {
 }
 
 /// A command whose streams are set up.
-struct Prepared<'a> {
-    command: &'a Command,
+pub(crate) struct Prepared {
+    command: Command,
     streams: [End; 3],
     cwd: Option<PathBuf>,
-    channels: Vec<(String, OwnedFd)>,
+    /// The process's ends of its channels.
+    channels: Vec<OwnedFd>,
+    ours: Ours,
 }
 
-impl Prepared<'_> {
-    /// Starts `program` with these arguments in the command's circumstances.
-    fn spawn(
+/// The starting process's ends.
+struct Ours {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    channels: Vec<std::os::unix::net::UnixStream>,
+}
+
+impl Prepared {
+    fn new(mut command: Command) -> Result<Prepared, Errno> {
+        let (stdin, our_stdin) = End::new(std::mem::take(&mut command.stdin), true)?;
+        let (stdout, our_stdout) = End::new(std::mem::take(&mut command.stdout), false)?;
+        let (stderr, our_stderr) = End::new(std::mem::take(&mut command.stderr), false)?;
+        let mut our_channels = Vec::new();
+        let mut channels = Vec::new();
+        for _ in &command.channels {
+            let (ours, theirs) =
+                std::os::unix::net::UnixStream::pair().map_err(|error| Errno::from_io(&error))?;
+            // Inherited by this one process: nothing else starts one before it is closed again.
+            fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
+                .map_err(|errno| Errno(errno as i32))?;
+            our_channels.push(ours);
+            channels.push(OwnedFd::from(theirs));
+        }
+        Ok(Prepared {
+            cwd: command.usable_cwd(&stderr),
+            streams: [stdin, stdout, stderr],
+            channels,
+            ours: Ours {
+                stdin: our_stdin,
+                stdout: our_stdout,
+                stderr: our_stderr,
+                channels: our_channels,
+            },
+            command,
+        })
+    }
+
+    /// What a fork server needs to know.
+    pub(crate) fn request(&self) -> Request {
+        let env = self.command.env.clone();
+        Request {
+            own_group: self.command.own_group,
+            cwd: self.cwd.clone().map(OsString::from).unwrap_or_default(),
+            argv: self.command.argv.clone(),
+            env: env.unwrap_or_else(|| std::env::vars_os().collect()),
+        }
+    }
+
+    /// Descriptors to become the process's standard ones.
+    pub(crate) fn descriptors(&self) -> Result<[OwnedFd; 3], Errno> {
+        let [stdin, stdout, stderr] = &self.streams;
+        Ok([
+            stdin.descriptor()?,
+            stdout.descriptor()?,
+            stderr.descriptor()?,
+        ])
+    }
+
+    /// Starts the process from here.
+    pub(crate) fn spawn(self) -> Result<Process, Errno> {
+        let name = self.command.argv.first().ok_or(Errno::EINVAL)?;
+        let program = find_program(name, self.command.path.clone())?;
+        let args = &self.command.argv[1..];
+        let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
+        let child = self.exec(&program, name, &args).or_else(|errno| {
+            if errno.0 != libc::ENOEXEC {
+                return Err(errno);
+            }
+            // A script without an interpreter line is one of the shell, as for `execvp(3)`.
+            let mut words = vec![program.as_os_str()];
+            words.extend(&args);
+            self.exec(Path::new("/bin/sh"), OsStr::new("sh"), &words)
+        })?;
+        let pid = child.id().map_or(0, |pid| pid as i32);
+        self.into_process(pid, Child::Spawned(child))
+    }
+
+    /// Takes over the process a fork server made of this.
+    pub(crate) fn forked(self, pid: i32) -> Result<Process, Errno> {
+        self.into_process(pid, Child::Forked(pidfd::Child::new(pid)?))
+    }
+
+    /// Executes `program` with these arguments in the command's circumstances.
+    fn exec(
         &self,
         program: &Path,
         name: &OsStr,
@@ -223,7 +333,7 @@ impl Prepared<'_> {
             command.env_clear();
             command.envs(env.iter().map(|(name, value)| (name, value)));
         }
-        for (name, fd) in &self.channels {
+        for (name, fd) in self.command.channels.iter().zip(&self.channels) {
             command.env(name, fd.as_raw_fd().to_string());
         }
         if let Some(cwd) = &self.cwd {
@@ -237,6 +347,22 @@ impl Prepared<'_> {
         tokio::process::Command::from(command)
             .spawn()
             .map_err(|error| Errno::from_io(&error))
+    }
+
+    fn into_process(self, pid: i32, child: Child) -> Result<Process, Errno> {
+        let input_max = self.command.input_max;
+        let ours = self.ours;
+        Ok(Process {
+            pid,
+            stdin: ours.stdin.map(|fd| sender(fd, input_max)).transpose()?,
+            stdout: ours.stdout.map(receiver).transpose()?,
+            stderr: ours.stderr.map(receiver).transpose()?,
+            channels: (self.command.channels.into_iter())
+                .zip(ours.channels)
+                .map(|(name, stream)| two_way(name, stream, input_max))
+                .collect::<Result<_, _>>()?,
+            child,
+        })
     }
 }
 
@@ -256,52 +382,13 @@ impl Command {
     /// # Errors
     ///
     /// Those of `exec(2)`: `ENOENT`, `EACCES` and others; `EINVAL` for an empty command.
-    pub fn spawn(mut self) -> Result<Process, Errno> {
-        let name = self.argv.first().ok_or(Errno::EINVAL)?.clone();
-        let program = find_program(&name, self.path.take())?;
-        let (stdin, our_stdin) = End::new(std::mem::take(&mut self.stdin), true)?;
-        let (stdout, our_stdout) = End::new(std::mem::take(&mut self.stdout), false)?;
-        let (stderr, our_stderr) = End::new(std::mem::take(&mut self.stderr), false)?;
-        let cwd = self.usable_cwd(&stderr);
-        let mut our_channels = Vec::new();
-        let mut channels = Vec::new();
-        for name in &self.channels {
-            let (ours, theirs) =
-                std::os::unix::net::UnixStream::pair().map_err(|error| Errno::from_io(&error))?;
-            // Inherited by this one process: nothing else starts one before it is closed again.
-            fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))
-                .map_err(|errno| Errno(errno as i32))?;
-            our_channels.push((name.clone(), ours));
-            channels.push((name.clone(), OwnedFd::from(theirs)));
-        }
-        let prepared = Prepared {
-            command: &self,
-            streams: [stdin, stdout, stderr],
-            cwd,
-            channels,
-        };
-        let args: Vec<&OsStr> = self.argv[1..].iter().map(OsString::as_os_str).collect();
-        let child = prepared.spawn(&program, &name, &args).or_else(|errno| {
-            if errno.0 != libc::ENOEXEC {
-                return Err(errno);
-            }
-            // A script without an interpreter line is one of the shell, as for `execvp(3)`.
-            let mut words = vec![program.as_os_str()];
-            words.extend(&args);
-            prepared.spawn(Path::new("/bin/sh"), OsStr::new("sh"), &words)
-        })?;
-        drop(prepared);
-        Ok(Process {
-            pid: child.id().map_or(0, |pid| pid as i32),
-            stdin: our_stdin.map(|fd| sender(fd, self.input_max)).transpose()?,
-            stdout: our_stdout.map(receiver).transpose()?,
-            stderr: our_stderr.map(receiver).transpose()?,
-            channels: our_channels
-                .into_iter()
-                .map(|(name, stream)| two_way(name, stream, self.input_max))
-                .collect::<Result<_, _>>()?,
-            child,
-        })
+    pub fn spawn(self) -> Result<Process, Errno> {
+        self.prepare()?.spawn()
+    }
+
+    /// Opens the process's streams.
+    pub(crate) fn prepare(self) -> Result<Prepared, Errno> {
+        Prepared::new(self)
     }
 
     /// The directory to start in. Where the one asked for cannot be entered it says so on the

@@ -5,11 +5,16 @@
 //! within a bound. [`Server`] is the service of RFC 42 on top of these, which the broker offers as
 //! `rexec` and each job shell below its own service name.
 //!
+//! A program that is started again and again is better forked from a warm copy of itself: see
+//! [`forkserver`].
+//!
 //! All of it lives on one thread inside a `LocalSet`.
 
 mod command;
+pub mod forkserver;
 mod input;
 mod output;
+mod pidfd;
 mod pty;
 mod server;
 

@@ -286,15 +286,6 @@ fn context(time: f64, name: &str, context: Value) -> Entry {
     }
 }
 
-/// The broker's own program, whose `shell` command is the built-in job shell.
-fn own_program() -> String {
-    let path = std::env::current_exe();
-    path.map_or_else(
-        |_| "flux".into(),
-        |path| path.to_string_lossy().into_owned(),
-    )
-}
-
 impl Job<'_> {
     /// Adds events to the exec eventlog.
     fn log(&self, entries: &[Entry]) -> tokio::sync::oneshot::Receiver<Result<(), RpcError>> {
@@ -320,7 +311,7 @@ impl Job<'_> {
             .or_else(|| self.config.job_shell.clone());
         let mut cmdline = match configured {
             Some(path) => vec![path],
-            None => vec![own_program(), "shell".into()],
+            None => crate::rexec::shell::command(),
         };
         cmdline.push(dec.clone());
         self.component = "flux-shell".into();

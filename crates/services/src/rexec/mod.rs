@@ -1,7 +1,10 @@
 //! Module `rexec`: starts processes for the instance owner on this broker (RFC 42).
 //!
 //! The work is [`subprocess::Server`]'s; here are the roles, the log and the end: on unload every
-//! process is asked to terminate and waited for, a few seconds at most.
+//! process is asked to terminate and waited for, a few seconds at most. The built-in job shell is
+//! not executed for each job but forked from a warm copy: see [`shell`].
+
+pub(crate) mod shell;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use std::time::Duration;
 use module::{Builtin, Context, Failure, Input, Severity};
 use proto::{Access, config::Config};
 use rpc::{Handle, Routes, RpcError};
+use subprocess::forkserver::ForkServer;
 use subprocess::{Level, Server};
 use types::{Errno, Rank};
 use wire::Message;
@@ -25,7 +29,10 @@ pub fn builtin() -> Builtin {
 }
 
 /// The broker as the processes' host.
-struct Host(Rc<dyn module::Host>);
+struct Host {
+    broker: Rc<dyn module::Host>,
+    shells: Rc<ForkServer>,
+}
 
 impl subprocess::Host for Host {
     fn log(&self, level: Level, text: &str) {
@@ -33,11 +40,15 @@ impl subprocess::Host for Host {
             Level::Info => Severity::Info,
             Level::Error => Severity::Err,
         };
-        self.0.log(severity, "rexec", text);
+        self.broker.log(severity, "rexec", text);
     }
 
     fn local_uri(&self) -> Option<String> {
-        self.0.attr("local-uri")
+        self.broker.attr("local-uri")
+    }
+
+    fn fork_server(&self, cmdline: &[String]) -> Option<Rc<ForkServer>> {
+        shell::is_builtin(cmdline).then(|| self.shells.clone())
     }
 }
 
@@ -92,7 +103,11 @@ fn routes() -> Routes<State> {
 
 async fn run(mut context: Context) -> Result<(), Failure> {
     let host = context.host();
-    let server = Server::new(Rc::new(Host(host.clone())), context.handle.clone());
+    let processes = Host {
+        broker: host.clone(),
+        shells: Rc::new(shell::fork_server()),
+    };
+    let server = Server::new(Rc::new(processes), context.handle.clone());
     let mut state = State {
         server: server.clone(),
         host,

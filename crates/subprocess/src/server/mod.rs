@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use types::Errno;
 use wire::Message;
 
+use crate::forkserver::ForkServer;
 use process::{Client, Running};
 
 /// Bits of `local_flags`.
@@ -47,6 +48,10 @@ pub trait Host {
     fn log(&self, level: Level, text: &str);
     /// What processes get as `FLUX_URI`.
     fn local_uri(&self) -> Option<String>;
+    /// The warm copy of the program this command would start, if there is one.
+    fn fork_server(&self, _cmdline: &[String]) -> Option<Rc<ForkServer>> {
+        None
+    }
 }
 
 /// The processes started through one service.
@@ -54,8 +59,18 @@ pub struct Server {
     host: Rc<dyn Host>,
     handle: Handle,
     processes: RefCell<BTreeMap<i32, Rc<Running>>>,
+    /// Requests whose process is being made.
+    starting: RefCell<Vec<Rc<Starting>>>,
     shutting_down: Cell<bool>,
     emptied: Notify,
+}
+
+/// A process that is being made.
+struct Starting {
+    message: Message,
+    label: Option<String>,
+    /// Whether the client has gone meanwhile.
+    abandoned: Cell<bool>,
 }
 
 /// A request whose command is looked at later, as its failures have texts of their own.
@@ -65,6 +80,10 @@ struct LooseExec {
     flags: i32,
     #[serde(default)]
     local_flags: i32,
+}
+
+fn launch_error(errno: Errno) -> RpcError {
+    RpcError::new(errno, format!("error launching process: {errno}"))
 }
 
 fn invalid(text: &str) -> RpcError {
@@ -138,6 +157,7 @@ impl Server {
             host,
             handle,
             processes: RefCell::default(),
+            starting: RefCell::default(),
             shutting_down: Cell::new(false),
             emptied: Notify::new(),
         })
@@ -185,20 +205,79 @@ impl Server {
         let background = !message.is_streaming();
         check_flags(&exec, background)?;
         if let Some(label) = &exec.cmd.label
-            && self.find(-1, Some(label)).is_some()
+            && self.has_label(label)
         {
             return Err(RpcError::new(Errno::EEXIST, "command label is not unique"));
         }
-        let client = (!background).then(|| Client {
+        let command = process::command(self, &exec, background).map_err(launch_error)?;
+        let forked = self.host.fork_server(&exec.cmd.cmdline);
+        match forked.filter(|server| server.suits(&command)) {
+            Some(fork_server) => {
+                self.fork(fork_server, message, exec, command);
+                Ok(())
+            }
+            None => {
+                let process = command.spawn().map_err(launch_error)?;
+                self.run(message, exec, process, false)
+            }
+        }
+    }
+
+    /// Has a process made elsewhere; this thread goes on meanwhile.
+    fn fork(
+        self: &Rc<Self>,
+        fork_server: Rc<ForkServer>,
+        message: &Message,
+        exec: Exec,
+        command: crate::Command,
+    ) {
+        let starting = Rc::new(Starting {
+            message: message.clone(),
+            label: exec.cmd.label.clone(),
+            abandoned: Cell::new(false),
+        });
+        self.starting.borrow_mut().push(starting.clone());
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            let forked = fork_server.spawn(command).await;
+            let is_other = |other: &Rc<Starting>| !Rc::ptr_eq(other, &starting);
+            server.starting.borrow_mut().retain(is_other);
+            let result = forked.map_err(launch_error).and_then(|process| {
+                server.run(&starting.message, exec, process, starting.abandoned.get())
+            });
+            if let Err(error) = result {
+                server.handle.respond_error(&starting.message, &error);
+                server.emptied.notify_one();
+            }
+        });
+    }
+
+    /// Follows a process that was just started, for whoever asked for it.
+    fn run(
+        self: &Rc<Self>,
+        message: &Message,
+        exec: Exec,
+        process: crate::Process,
+        abandoned: bool,
+    ) -> Result<(), RpcError> {
+        let background = !message.is_streaming();
+        let client = (!background && !abandoned).then(|| Client {
             request: message.clone(),
             flags: exec.flags,
         });
-        let running = process::start(self, exec, client)
-            .map_err(|errno| RpcError::new(errno, format!("error launching process: {errno}")))?;
+        let running =
+            process::run(self, exec, background, client, process).map_err(launch_error)?;
         if background {
             let request = Request::<RexecExec>::new(&self.handle, message.clone());
             request.reply(&ExecEvent::Started { pid: running.pid });
         }
+        let signum = match (self.shutting_down.get(), abandoned && !background) {
+            (_, true) => libc::SIGKILL,
+            (true, false) => libc::SIGTERM,
+            (false, false) => return Ok(()),
+        };
+        // It may have ended on its own by now.
+        drop(running.signal(signum));
         Ok(())
     }
 
@@ -276,6 +355,12 @@ impl Server {
 
     /// Ends what the sender of `message` has to do with any process.
     pub fn disconnect(&self, message: &Message) {
+        for starting in self.starting.borrow().iter() {
+            let client = &starting.message;
+            if client.sender() == message.sender() && message.cred.may_act_for(client.cred.userid) {
+                starting.abandoned.set(true);
+            }
+        }
         let processes: Vec<_> = self.processes.borrow().values().cloned().collect();
         for process in processes {
             process.disconnect(self, message);
@@ -293,7 +378,7 @@ impl Server {
     /// Whether no process runs.
     pub fn is_idle(&self) -> bool {
         let processes = self.processes.borrow();
-        processes.values().all(|process| process.is_complete())
+        self.starting.borrow().is_empty() && processes.values().all(|process| process.is_complete())
     }
 
     /// Refuses new requests, asks every process to end, and waits for that at most so long.
@@ -320,6 +405,14 @@ impl Server {
                 .cloned(),
             None => processes.get(&pid).cloned(),
         }
+    }
+
+    fn has_label(&self, label: &str) -> bool {
+        let starting = self.starting.borrow();
+        let is_starting = starting
+            .iter()
+            .any(|starting| starting.label.as_deref() == Some(label));
+        is_starting || self.find(-1, Some(label)).is_some()
     }
 
     /// Forgets a process.

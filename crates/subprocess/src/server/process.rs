@@ -104,26 +104,20 @@ fn environment(server: &Server, command: &Wanted) -> Vec<(OsString, OsString)> {
     env
 }
 
-/// Starts a process and follows it.
-pub(super) fn start(
-    server: &Rc<Server>,
-    exec: Exec,
-    client: Option<Client>,
-) -> Result<Rc<Running>, Errno> {
-    let wanted = exec.cmd;
+/// The process a request asks for.
+pub(super) fn command(server: &Server, exec: &Exec, background: bool) -> Result<Command, Errno> {
+    let wanted = &exec.cmd;
     let local_flags = exec.local_flags.unwrap_or(0);
-    let background = client.is_none();
     if !wanted.msgchan.is_empty() {
         // The other end of a message channel is a connection this server does not make.
         return Err(Errno::ENOSYS);
     }
     let mut command = Command::new(&wanted.cmdline);
-    command.env = Some(environment(server, &wanted));
+    command.env = Some(environment(server, wanted));
     command.cwd = wanted.cwd.as_ref().map(Into::into);
     command.own_group = local_flags & local::NO_GROUP == 0;
     command.channels.clone_from(&wanted.channels);
-    command.input_max = buffer_size(&wanted, "stdin")?;
-    let group = command.own_group;
+    command.input_max = buffer_size(wanted, "stdin")?;
     let forward = |bit| match (
         background || exec.flags & bit != 0,
         local_flags & local::FALLTHROUGH,
@@ -139,7 +133,19 @@ pub(super) fn start(
         (false, _) => Stdio::Inherit,
         (true, _) => Stdio::Null,
     };
-    let mut process = command.spawn()?;
+    Ok(command)
+}
+
+/// Follows a process that was just started. In the foreground it ends without its client.
+pub(super) fn run(
+    server: &Rc<Server>,
+    exec: Exec,
+    background: bool,
+    client: Option<Client>,
+    mut process: Process,
+) -> Result<Rc<Running>, Errno> {
+    let wanted = exec.cmd;
+    let group = exec.local_flags.unwrap_or(0) & local::NO_GROUP == 0;
     let mut outputs = Vec::new();
     let mut inputs = Vec::new();
     if let Some(input) = process.stdin.take() {

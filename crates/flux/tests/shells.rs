@@ -1,0 +1,151 @@
+//! Job shells as processes: how they are made, what they have, and what happens when they die.
+
+use std::process::{Command, Output, Stdio};
+
+const FLUX: &str = env!("CARGO_BIN_EXE_flux");
+
+/// Shell functions the scripts share.
+const PRELUDE: &str = r#"
+broker=$(flux getattr broker.pid)
+# The processes of this broker whose arguments match.
+children() { pgrep -P "$broker" -f -- "$1"; }
+server() { children '[s]hell --serve-as-fork-server'; }
+# Starts a job and waits until its shell runs.
+begin() {
+    id=$(flux submit "$@") && flux job wait-event -t 20 "$id" start >/dev/null
+}
+"#;
+
+/// Runs a script as the initial program of an instance of one broker.
+fn script(text: &str) -> Output {
+    Command::new(FLUX)
+        .args(["start", "sh", "-c", &format!("{PRELUDE}{text}")])
+        .env_remove("FLUX_URI")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built")
+}
+
+/// The script succeeds and prints just this.
+fn check(text: &str, expect: &str) {
+    let output = script(text);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{stdout}\n{stderr}");
+    assert_eq!(stdout, expect, "{text}\n{stderr}");
+}
+
+#[test]
+fn the_fork_server_starts_with_the_first_job_and_serves_all() {
+    check(
+        r#"
+        server | wc -l
+        flux run true
+        first=$(server)
+        flux run true
+        test "$first" = "$(server)" && echo "$first" | wc -l
+        "#,
+        "0\n1\n",
+    );
+}
+
+#[test]
+fn a_forked_shell_looks_like_an_executed_one() {
+    check(
+        r#"
+        begin sleep 60
+        shell=$(children "shell $(flux job id --to=dec $id)$")
+        # It is the broker's own child and leads a process group.
+        ps -o ppid=,pgid= -p $shell | { read ppid pgid; test $ppid = $broker && test $pgid = $shell; }
+        flux sproc ps -n -o '{pid}' | grep -cx " *$shell"
+        # Beside standard streams it has what any program makes for itself, and no file.
+        readlink /proc/$shell/fd/* | grep -v -e '^pipe:' -e '^socket:' -e '^anon_inode:'
+        flux cancel $id
+        flux job wait-event -t 20 $id clean >/dev/null
+        "#,
+        "1\n",
+    );
+}
+
+#[test]
+fn tasks_inherit_standard_streams_only() {
+    check(
+        "flux run -o pmi=off sh -c 'cd /proc/self/fd && echo *'",
+        "0 1 2 3\n",
+    );
+}
+
+#[test]
+fn jobs_outlive_the_fork_server() {
+    check(
+        r#"
+        begin sh -c 'while ! test -e "$FLUX_JOB_TMPDIR/go"; do sleep 0.05; done; echo done; exit 7'
+        first=$(server)
+        kill -9 $first
+        # The next job finds it dead or dying, and runs all the same.
+        flux run echo next
+        flux run echo again
+        test "$first" != "$(server)"
+        touch $(flux getattr rundir)/jobtmp-0-$id/go
+        flux job attach $id
+        echo $?
+        "#,
+        "next\nagain\ndone\n7\n",
+    );
+}
+
+#[test]
+fn a_killed_shell_fails_its_job() {
+    check(
+        r#"
+        begin sleep 60
+        kill -9 $(children "shell $(flux job id --to=dec $id)$")
+        flux job wait-event -t 20 -f json $id finish | grep -o '"status":[0-9]*'
+        flux job wait-event -t 20 $id clean >/dev/null
+        flux run echo alive
+        "#,
+        "\"status\":35072\nalive\n",
+    );
+}
+
+#[test]
+fn signals_reach_a_forked_shell() {
+    check(
+        r#"
+        begin sh -c 'trap "echo caught; exit 3" TERM; while :; do sleep 0.05; done'
+        flux job kill -s TERM $id
+        flux job attach $id
+        echo $?
+        "#,
+        "caught\n3\n",
+    );
+}
+
+#[test]
+fn the_fork_server_ends_with_its_broker() {
+    let output = script("flux run true; server");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let pid: u32 = printed.trim().parse().expect("one process id");
+    // It notices as soon as it runs again.
+    let gone = Command::new("timeout")
+        .args(["20", "tail", "-s", "0.01", "-f", "/dev/null"])
+        .arg(format!("--pid={pid}"))
+        .status()
+        .expect("tail is there");
+    assert!(gone.success(), "process {pid} is left");
+}
+
+#[test]
+fn another_shell_is_executed() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        printf '#!/bin/sh\nexec flux shell "$@"\n' >$dir/myshell
+        chmod +x $dir/myshell
+        flux run --setattr=exec.job_shell=$dir/myshell echo hello
+        server | wc -l
+        rm -r $dir
+        "#,
+        "hello\n0\n",
+    );
+}
