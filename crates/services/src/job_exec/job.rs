@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use jobs::event;
 use module::Severity;
+use proto::Raw;
+use proto::content::ContentStore;
 use proto::job_exec::{Start, StartReply};
 use proto::job_manager::{JobManagerKill, Kill};
-use proto::kvs::{KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace, NamespaceCreate};
+use proto::kvs::{
+    Commit, Committed, KvsCommit, KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace,
+    NamespaceCreate, PRIMARY,
+};
 use proto::resource::{Drain, ResourceDrain};
 use proto::rexec::Command;
-use rpc::{Dest, Handle, RpcError};
+use rpc::{Call, Dest, Handle, RpcError};
 use serde_json::{Map, Value, json};
 use spec::{BlobRef, Entry, HashKind, ResourceSet, TreeObj};
 use tokio::sync::mpsc;
@@ -105,6 +110,8 @@ struct Job<'a> {
     answers: Answers<'a>,
     id: JobId,
     guest: Writer,
+    /// Events that go with the end of the exec eventlog.
+    last: Vec<Entry>,
     shells: Vec<Shell>,
     ranks: IdSet,
     critical: IdSet,
@@ -152,11 +159,23 @@ async fn try_run(
         answers.release();
         return Ok(());
     }
+    let name = namespace(id);
+    // The symlink goes out before the shell can write anything, and the KVS keeps the order;
+    // nobody has to wait for it here. It goes first of all to share a commit with the job
+    // manager's event.
+    let link = TreeObj::Symlink {
+        namespace: Some(name.clone()),
+        target: ".".into(),
+    };
+    let op = store::object(format!("{}.guest", id.kvs_path()), &link);
+    let linked = shared.primary.write(vec![op]);
     let key = format!("{}.J", id.kvs_path());
     let signed = store::get(&shared.handle, &key);
-    let (created, signed) = tokio::join!(create_namespace(shared, start), signed);
+    let time = now();
+    let first = [event::plain(time, "init"), event::plain(time, "starting")];
+    let first = spec::eventlog::encode(&first);
+    let (created, signed) = tokio::join!(create_namespace(shared, start, &first), signed);
     created?;
-    let name = namespace(id);
     let guest = Writer::new(shared.handle.clone(), &name);
     let mut job = Job {
         shared,
@@ -164,6 +183,7 @@ async fn try_run(
         answers: Answers::new(answers.handle, answers.message, id),
         id,
         guest,
+        last: Vec::new(),
         shells: set
             .nodes()
             .map(|(rank, node)| Shell {
@@ -187,16 +207,6 @@ async fn try_run(
         component: String::new(),
     };
     job.set_expiration(set.expiration);
-    // The symlink and the first events go out before the shell can write its own, and the KVS
-    // keeps the order; nobody has to wait for them here.
-    let link = TreeObj::Symlink {
-        namespace: Some(name.clone()),
-        target: ".".into(),
-    };
-    let op = store::object(format!("{}.guest", id.kvs_path()), &link);
-    let linked = shared.primary.write(vec![op]);
-    let time = now();
-    job.log(&[event::plain(time, "init"), event::plain(time, "starting")]);
     let system = |key: &str| {
         start
             .jobspec
@@ -224,42 +234,72 @@ async fn try_run(
     };
     let time = now();
     let complete = context(time, "complete", json!({ "status": status }));
-    let written = job.log(&[complete, event::plain(time, "done")]);
+    job.last.extend([complete, event::plain(time, "done")]);
     answers.finish(status);
-    written.await.unwrap_or(Ok(()))?;
+    job.guest.settled().await?;
     linked.await.unwrap_or(Ok(()))?;
-    graft(shared, id, &name).await?;
+    let grafted = graft(shared, id, &name, &spec::eventlog::encode(&job.last)).await?;
+    // The commit is on its way, and the KVS keeps their order: who sees the job's next event sees
+    // what the guest left.
     answers.release();
+    let removed = remove_namespace(shared, &name, grafted).await;
+    if let Err(error) = removed {
+        let text = format!("{}: failed to keep the guest directory: {error}", id.f58());
+        shared.log(Severity::Err, text);
+    }
     Ok(())
 }
 
-async fn create_namespace(shared: &Shared, start: &Start) -> Result<(), RpcError> {
+/// Makes the guest namespace, with the exec eventlog begun: a root of its own costs less than a
+/// commit.
+async fn create_namespace(shared: &Shared, start: &Start, log: &str) -> Result<(), RpcError> {
     let hash = shared
         .host
         .attr("content.hash")
         .and_then(|name| HashKind::from_name(&name))
         .unwrap_or(HashKind::Sha1);
-    let empty = BlobRef::hash(hash, TreeObj::empty_dir().encode().as_bytes());
+    let store = |directory: TreeObj| {
+        let blob = directory.encode().into_bytes();
+        let blobref = BlobRef::hash(hash, &blob);
+        let call = shared
+            .handle
+            .call::<ContentStore>(Dest::Any, &Raw(blob.into()));
+        (blobref, call)
+    };
+    let directory = |name: &str, object| TreeObj::Dir([(name.to_owned(), object)].into());
+    let log = TreeObj::Val(log.as_bytes().to_vec());
+    let (exec, exec_stored) = store(directory("eventlog", log));
+    let (root, root_stored) = store(directory("exec", TreeObj::DirRef(exec)));
     let request = NamespaceCreate {
         namespace: namespace(start.id),
-        rootref: empty.to_string(),
+        rootref: root.to_string(),
         owner: i64::from(start.userid.0),
         flags: 0,
     };
     let created = shared
         .handle
         .call::<KvsNamespaceCreate>(Dest::Rank(Rank::LEADER), &request);
-    match created.await {
-        Err(error) if error.errno != Errno::EEXIST => Err(RpcError::new(
-            error.errno,
-            format!("failed to create guest namespace: {error}"),
-        )),
+    let (exec, root, created) = tokio::join!(exec_stored, root_stored, created);
+    let failed = |error: RpcError| {
+        let text = format!("failed to create guest namespace: {error}");
+        RpcError::new(error.errno, text)
+    };
+    exec.map_err(failed)?;
+    root.map_err(failed)?;
+    match created {
+        Err(error) if error.errno != Errno::EEXIST => Err(failed(error)),
         _ => Ok(()),
     }
 }
 
-/// Leaves what is in the namespace in the job's directory, then removes the namespace.
-async fn graft(shared: &Shared, id: JobId, name: &str) -> Result<(), RpcError> {
+/// Leaves what is in the namespace in the job's directory, with the end of the exec eventlog. Who
+/// follows the eventlog goes on there once the namespace has gone.
+async fn graft(
+    shared: &Shared,
+    id: JobId,
+    name: &str,
+    log: &str,
+) -> Result<Call<Committed>, RpcError> {
     let request = Namespace {
         namespace: name.to_owned(),
     };
@@ -271,8 +311,29 @@ async fn graft(shared: &Shared, id: JobId, name: &str) -> Result<(), RpcError> {
         .rootref
         .parse()
         .map_err(|_| RpcError::new(Errno::EPROTO, "guest namespace root is no blobref"))?;
-    let op = store::object(format!("{}.guest", id.kvs_path()), &TreeObj::DirRef(root));
-    shared.primary.commit(vec![op]).await?;
+    let key = format!("{}.guest", id.kvs_path());
+    let ops = vec![
+        store::object(key.clone(), &TreeObj::DirRef(root)),
+        store::append(format!("{key}.exec.eventlog"), log.as_bytes()),
+    ];
+    let commit = Commit {
+        ops,
+        namespace: PRIMARY.into(),
+        flags: 0,
+    };
+    Ok(shared.handle.call::<KvsCommit>(Dest::Any, &commit))
+}
+
+/// Removes the namespace once its contents are elsewhere.
+async fn remove_namespace(
+    shared: &Shared,
+    name: &str,
+    grafted: Call<Committed>,
+) -> Result<(), RpcError> {
+    grafted.await?;
+    let request = Namespace {
+        namespace: name.to_owned(),
+    };
     let removed = shared
         .handle
         .call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
@@ -287,11 +348,21 @@ fn context(time: f64, name: &str, context: Value) -> Entry {
 }
 
 impl Job<'_> {
-    /// Adds events to the exec eventlog.
-    fn log(&self, entries: &[Entry]) -> tokio::sync::oneshot::Receiver<Result<(), RpcError>> {
-        let text = spec::eventlog::encode(entries);
-        self.guest
-            .write(vec![store::append("exec.eventlog", text.as_bytes())])
+    /// Adds an event to the exec eventlog. Readers follow along; the end of the job waits for it.
+    fn log(&self, entry: Entry) {
+        let text = spec::eventlog::encode(&[entry]);
+        let op = store::append("exec.eventlog", text.as_bytes());
+        drop(self.guest.write(vec![op]));
+    }
+
+    /// Adds what the leading shell's end means to the exec eventlog: with the last events, if this
+    /// is the end of the job.
+    fn log_leader_exit(&mut self, exit: Value) {
+        let entry = context(now(), "shell-exit", exit);
+        match self.active().is_empty() {
+            true => self.last.push(entry),
+            false => self.log(entry),
+        }
     }
 
     fn command(&mut self, path: Option<&str>, start: &Start, signed: Option<String>) -> Command {
@@ -302,8 +373,8 @@ impl Job<'_> {
         env.insert("FLUX_KVS_NAMESPACE".into(), namespace(self.id).into());
         let resources = Value::Object(start.resources.clone()).to_string();
         if let Some(signed) = signed.filter(|j| j.len() + resources.len() < HANDOVER_BYTES_MAX) {
-            env.insert("FLUX_SHELL_J".into(), signed.into());
-            env.insert("FLUX_SHELL_R".into(), resources.into());
+            env.insert(proto::shell::J.into(), signed.into());
+            env.insert(proto::shell::R.into(), resources.into());
         }
         let dec = self.id.0.to_string();
         let configured = path
@@ -400,8 +471,7 @@ impl Job<'_> {
             "rank": text("rank").unwrap_or_default(),
             "data": data,
         });
-        // Readers follow along; the end of the job waits for all of it.
-        drop(self.log(&[context(now(), "log", log)]));
+        self.log(context(now(), "log", log));
     }
 
     fn on_end(&mut self, at: usize, status: i32) {
@@ -431,7 +501,7 @@ impl Job<'_> {
         if !active.is_empty() {
             exit["active_ranks"] = active.to_list().into();
         }
-        drop(self.log(&[context(now(), "shell-exit", exit)]));
+        self.log_leader_exit(exit);
         let signum = status & 0x7f;
         if signum != 0 && self.failed.is_none() {
             let text = types::describe_signal(signum);
@@ -483,7 +553,7 @@ impl Job<'_> {
         }
         if at == 0 {
             let exit = json!({"rank": rank, "wait_status": -1});
-            drop(self.log(&[context(now(), "shell-exit", exit)]));
+            self.log_leader_exit(exit);
         }
     }
 

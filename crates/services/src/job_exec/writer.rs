@@ -62,7 +62,18 @@ impl Writer {
             .unwrap_or_else(|_| Err(Errno::ECANCELED.into()))
     }
 
+    /// Waits until all that was written is stored.
+    ///
+    /// Errors: the last commit's.
+    pub(super) async fn settled(&self) -> Result<(), RpcError> {
+        if !self.gathering.borrow().busy {
+            return Ok(());
+        }
+        self.commit(Vec::new()).await
+    }
+
     async fn pump(&self) {
+        let mut result = Ok(());
         loop {
             let (ops, waiting) = {
                 let mut gathering = self.gathering.borrow_mut();
@@ -75,16 +86,15 @@ impl Writer {
                     std::mem::take(&mut gathering.waiting),
                 )
             };
-            let commit = Commit {
-                ops,
-                namespace: (*self.namespace).to_owned(),
-                flags: 0,
-            };
-            let result = self
-                .handle
-                .call::<KvsCommit>(Dest::Any, &commit)
-                .await
-                .map(drop);
+            if !ops.is_empty() {
+                let commit = Commit {
+                    ops,
+                    namespace: (*self.namespace).to_owned(),
+                    flags: 0,
+                };
+                let committed = self.handle.call::<KvsCommit>(Dest::Any, &commit);
+                result = committed.await.map(drop);
+            }
             for done in waiting {
                 // Not everybody who writes waits.
                 let _nobody_waits = done.send(result.clone());
