@@ -24,6 +24,7 @@ pub mod resource;
 pub mod rexec;
 pub mod sched;
 pub mod service;
+pub mod shell;
 pub mod start;
 
 pub use payload::{Empty, Payload, PayloadError, Raw, json_payload};

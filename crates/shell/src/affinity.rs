@@ -3,11 +3,12 @@
 //! Processors are bound by binding the shell before it starts a task, which inherits that.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::Value;
-use topology::Topology;
+use topology::{Topology, TopologyError};
 use types::IdSet;
 
 use crate::fatal::Fatal;
@@ -72,6 +73,12 @@ fn parse_set(text: &str) -> Option<IdSet> {
     Some(set)
 }
 
+/// The processors this process may use. Read once: shells forked after that know them.
+pub(crate) fn topology() -> Result<&'static Topology, &'static TopologyError> {
+    static TOPOLOGY: OnceLock<Result<Topology, TopologyError>> = OnceLock::new();
+    TOPOLOGY.get_or_init(|| Topology::discover(true)).as_ref()
+}
+
 fn to_cpuset(units: &IdSet) -> Option<CpuSet> {
     let mut set = CpuSet::new();
     for unit in units.iter() {
@@ -127,7 +134,7 @@ impl Binding {
             // The job has every processor the shell may use: nothing to restrict.
             return Ok(none());
         }
-        let topology = match Topology::discover(true) {
+        let topology = match topology() {
             Ok(topology) => topology,
             Err(error) => {
                 let text = format!("unable to read topology: {error}. Disabling affinity");
@@ -146,7 +153,7 @@ impl Binding {
         }
         let ntasks = node.taskids.len();
         let tasks = match &mode {
-            Mode::PerTask => per_task(&topology, &node.cores, ntasks),
+            Mode::PerTask => per_task(topology, &node.cores, ntasks),
             Mode::Map(sets) => map(sets, ntasks)?,
             Mode::On | Mode::Off => Vec::new(),
         };

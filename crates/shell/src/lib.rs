@@ -58,6 +58,8 @@ pub fn shell_main(words: Vec<OsString>) -> ExitCode {
     if option != forkserver::OPTION {
         return shell(&words).into();
     }
+    // What all shells need and none changes. Those that miss it say so themselves.
+    let _warmed = affinity::topology();
     match forkserver::serve(|argv| shell(argv.get(1..).unwrap_or_default())) {
         Ok(code) => code.into(),
         Err(error) => {

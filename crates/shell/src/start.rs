@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use client::Client;
 use proto::attr::{AttrGet, Name};
@@ -14,6 +15,7 @@ use proto::event::{EventSubscribe, Subscription};
 use proto::job_exec::{JobExecShellBarrier, ShellBarrier};
 use proto::job_info::{JobInfoLookup, Lookup, lookup_flags};
 use proto::service::{Service, ServiceAdd};
+use proto::shell::{ATTRIBUTES, ATTRIBUTES_VARIABLE};
 use rpc::{Dest, RpcError};
 use serde_json::{Map, Value, json};
 use spec::ResourceSet;
@@ -45,6 +47,10 @@ const MISSING: &[&str] = &[
     "userrc",
 ];
 
+/// How long a single shell waits with its first events, so that those of a short job are stored
+/// together. Clients wait for them before they send input.
+const START_PAUSE: Duration = Duration::from_millis(5);
+
 /// Connects, learns the job, and prepares everything up to the first task.
 pub(crate) async fn set_up(
     client: Client,
@@ -67,19 +73,10 @@ pub(crate) async fn set_up(
             topic: format!("shell-{}.", id.0),
         },
     );
-    let attr = |name: &str| {
-        let name = name.to_owned();
-        handle.call::<AttrGet>(Dest::Any, &Name { name })
-    };
-    let rank = attr("rank");
-    let owner = attr("security.owner");
-    let path = attr("jobid-path");
-    let level = attr("instance-level");
-    let hint = attr("tbon.interface-hint");
-    let rundir = attr("rundir");
+    let mut attributes = Asked::new(&handle);
     let (jobspec, resources) = job_data(&handle, id).await?;
     let job = make_job(id, jobspec, resources)?;
-    let rank: u32 = number(required("rank", rank.await)?.as_str())?;
+    let rank: u32 = number(&attributes.required("rank").await?)?;
     handle.set_rank(Rank(rank));
     let shell_rank = job.nodes.iter().position(|node| node.broker_rank == rank);
     let shell_rank = shell_rank
@@ -89,17 +86,18 @@ pub(crate) async fn set_up(
     log.set_verbosity(verbosity(&job));
     refuse_missing(&job)?;
 
-    let value = |result: Result<proto::attr::Value, RpcError>| result.ok().map(|value| value.value);
+    let owner = attributes.get("security.owner").await;
+    let level = attributes.get("instance-level").await;
+    let path = attributes.get("jobid-path").await;
+    let rundir = attributes.get("rundir").await;
     let attributes = Attributes {
-        is_owner: value(owner.await).and_then(|owner| owner.parse().ok()) == Some(uid),
-        instance_level: value(level.await)
-            .and_then(|level| level.parse().ok())
-            .unwrap_or(0),
-        interface_hint: value(hint.await),
+        is_owner: owner.and_then(|owner| owner.parse().ok()) == Some(uid),
+        instance_level: level.and_then(|level| level.parse().ok()).unwrap_or(0),
+        interface_hint: attributes.get("tbon.interface-hint").await,
     };
     let mut warnings = job.warnings.clone();
     enter_cwd(&job, shell_rank, &log);
-    let tmpdir = make_tmpdir(&job, shell_rank, value(rundir.await))?;
+    let tmpdir = make_tmpdir(&job, shell_rank, rundir)?;
     if let Some(archive) = job.jobspec.files() {
         files::extract(archive, tmpdir.path())?;
     }
@@ -109,7 +107,7 @@ pub(crate) async fn set_up(
             .await?;
     }
     batch::write_script(&job, &tmpdir, shell_rank == 0)?;
-    let env = environment(&job, &tmpdir, value(path.await), &mut warnings);
+    let env = environment(&job, &tmpdir, path, &mut warnings);
     let config = Config::new(&job, attributes.is_owner, &mut warnings)?;
     let namespace = format!("job-{}", id.0);
     store.set_pause_max(config.batch_timeout);
@@ -202,10 +200,49 @@ fn describe(shell: &Shell) {
     ));
 }
 
-fn required(name: &str, value: Result<proto::attr::Value, RpcError>) -> Result<String, Fatal> {
-    value
-        .map(|value| value.value)
-        .map_err(|error| Fatal::call(&format!("attribute {name}"), &error))
+/// The broker's attributes: handed over by whoever started the shell, or else asked for, all at
+/// once.
+struct Asked {
+    given: Option<Map<String, Value>>,
+    calls: Vec<(&'static str, rpc::Call<proto::attr::Value>)>,
+}
+
+impl Asked {
+    fn new(handle: &rpc::Handle) -> Asked {
+        let text = std::env::var(ATTRIBUTES_VARIABLE).ok();
+        let given = text.and_then(|text| serde_json::from_str(&text).ok());
+        let call = |name: &&'static str| {
+            let request = Name {
+                name: (*name).to_owned(),
+            };
+            (*name, handle.call::<AttrGet>(Dest::Any, &request))
+        };
+        let calls = match given {
+            Some(_) => Vec::new(),
+            None => ATTRIBUTES.iter().map(call).collect(),
+        };
+        Asked { given, calls }
+    }
+
+    /// An attribute's value, once.
+    async fn required(&mut self, name: &str) -> Result<String, Fatal> {
+        let failed = |error: &RpcError| Fatal::call(&format!("attribute {name}"), error);
+        if let Some(given) = &self.given {
+            let value = given.get(name).and_then(Value::as_str).map(str::to_owned);
+            return value.ok_or_else(|| failed(&Errno::ENOENT.into()));
+        }
+        let asked = self.calls.iter().position(|(asked, _)| *asked == name);
+        let at = asked.ok_or_else(|| failed(&Errno::ENOENT.into()))?;
+        let answer = self.calls.swap_remove(at).1.await;
+        answer
+            .map(|value| value.value)
+            .map_err(|error| failed(&error))
+    }
+
+    /// An attribute's value, if it has one.
+    async fn get(&mut self, name: &str) -> Option<String> {
+        self.required(name).await.ok()
+    }
 }
 
 fn number(text: &str) -> Result<u32, Fatal> {
@@ -216,7 +253,7 @@ fn number(text: &str) -> Result<u32, Fatal> {
 /// Jobspec and R: handed over by whoever started the shell, or else asked for.
 async fn job_data(handle: &rpc::Handle, id: JobId) -> Result<(String, String), Fatal> {
     let given = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    if let Some(data) = given("FLUX_SHELL_J").zip(given("FLUX_SHELL_R")) {
+    if let Some(data) = given(proto::shell::J).zip(given(proto::shell::R)) {
         return Ok(data);
     }
     let request = Lookup {
@@ -402,8 +439,12 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     if shell.is_leader() {
         let context = json!({"taskmap": shell.job.taskmap.to_wrapped()});
         shell.store.add(key::EXEC, "shell.start", object(context));
-        // One commit for all the beginnings; what the tasks write comes later in any case.
-        shell.store.flush();
+        // One commit for all the beginnings, and for the ends too if they come at once; what the
+        // tasks write comes later in any case.
+        match alone {
+            true => shell.store.schedule_within(START_PAUSE),
+            false => shell.store.flush(),
+        }
     }
     Ok(())
 }

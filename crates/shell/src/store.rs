@@ -114,9 +114,20 @@ impl Store {
         let quiet = self.last.get().is_none_or(|last| last.elapsed() > QUIET);
         let pause = if quiet { PAUSE_MIN } else { self.pause.get() };
         self.pause.set((pause * 2).min(self.pause_max.get()));
+        self.flush_after(pause.min(self.pause_max.get()));
+    }
+
+    /// Stores what there is within this time.
+    pub(crate) fn schedule_within(self: &Rc<Self>, pause: Duration) {
+        if !self.timer.replace(true) {
+            self.flush_after(pause);
+        }
+    }
+
+    fn flush_after(self: &Rc<Self>, pause: Duration) {
         let store = self.clone();
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(pause.min(store.pause_max.get())).await;
+            tokio::time::sleep(pause).await;
             store.timer.set(false);
             store.flush();
         });

@@ -6,6 +6,7 @@
 
 pub(crate) mod shell;
 
+use std::ffi::OsString;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ impl subprocess::Host for Host {
 
     fn fork_server(&self, cmdline: &[String]) -> Option<Rc<ForkServer>> {
         shell::is_builtin(cmdline).then(|| self.shells.clone())
+    }
+
+    fn forked_env(&self) -> Vec<(OsString, OsString)> {
+        vec![shell::attributes(&*self.broker)]
     }
 }
 

@@ -8,6 +8,7 @@ mod process;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub trait Host {
     /// The warm copy of the program this command would start, if there is one.
     fn fork_server(&self, _cmdline: &[String]) -> Option<Rc<ForkServer>> {
         None
+    }
+    /// What processes of a fork server have in their environment besides.
+    fn forked_env(&self) -> Vec<(OsString, OsString)> {
+        Vec::new()
     }
 }
 
@@ -209,10 +214,12 @@ impl Server {
         {
             return Err(RpcError::new(Errno::EEXIST, "command label is not unique"));
         }
-        let command = process::command(self, &exec, background).map_err(launch_error)?;
+        let mut command = process::command(self, &exec, background).map_err(launch_error)?;
         let forked = self.host.fork_server(&exec.cmd.cmdline);
         match forked.filter(|server| server.suits(&command)) {
             Some(fork_server) => {
+                let env = command.env.get_or_insert_default();
+                env.extend(self.host.forked_env());
                 self.fork(fork_server, message, exec, command);
                 Ok(())
             }
