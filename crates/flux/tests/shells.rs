@@ -149,3 +149,59 @@ fn another_shell_is_executed() {
         "hello\n0\n",
     );
 }
+
+#[test]
+fn start_up_scripts_are_not_passed_over() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        printf -- '\n-- nothing\n' >$dir/empty.lua
+        echo 'shell.setenv("A", "B")' >$dir/some.lua
+        run() { flux run "$@" 2>&1 | sed "s,.*FATAL: ,,; s,$dir,DIR,g" | head -n1; }
+        run -o initrc=/dev/null -o userrc=$dir/empty.lua echo fine
+        run -o initrc=$dir/some.lua echo no
+        run -o userrc=$dir/none.lua echo no
+        flux setattr conf.shell_initrc $dir/some.lua
+        run echo no
+        run -o initrc=/dev/null echo fine
+        rm -r $dir
+        "#,
+        "fine\n\
+         loading rc file DIR/some.lua: Lua is not supported by this shell yet\n\
+         loading rc file DIR/none.lua: No such file or directory\n\
+         loading rc file DIR/some.lua: Lua is not supported by this shell yet\n\
+         fine\n",
+    );
+}
+
+#[test]
+fn missing_plugins_and_personalities_are_warned_of() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        mkdir -p $dir/lua.d/mpi
+        touch $dir/a.so $dir/lua.d/b.lua $dir/lua.d/mpi/site.lua
+        run() { flux run "$@" 2>&1 | sed "s,.*\(WARN\|FATAL\): ,,; s,$dir,DIR,g" | sort; }
+        run -o mpi=none echo fine
+        run -o mpi=other true
+        FLUX_SHELL_RC_PATH=$dir run true
+        FLUX_SHELL_RC_PATH=$dir run -o mpi=site true | grep -o 'shell option.*' | head -n1
+        flux setattr conf.shell_pluginpath $dir
+        run true
+        rm -r $dir
+        "#,
+        "fine\n\
+         mpi=other: there is no such MPI personality\n\
+         DIR/lua.d/b.lua: Lua is not supported by this shell yet\n\
+         shell option 'mpi=site' is not supported by this shell yet\n\
+         DIR/a.so: plugins are not supported by this shell yet\n",
+    );
+}
+
+#[test]
+fn a_shell_does_not_pretend_to_reconnect() {
+    check(
+        "flux shell --reconnect 1 2>&1; echo $?",
+        "flux-shell: --reconnect is not supported yet\n1\n",
+    );
+}

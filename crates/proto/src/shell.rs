@@ -16,4 +16,6 @@ pub const ATTRIBUTES: &[&str] = &[
     "instance-level",
     "tbon.interface-hint",
     "rundir",
+    "conf.shell_initrc",
+    "conf.shell_pluginpath",
 ];

@@ -19,6 +19,7 @@ mod mustache;
 mod output;
 mod pmi;
 mod pty;
+mod rc;
 mod rlimit;
 mod service;
 mod shell;
@@ -47,7 +48,7 @@ use crate::store::{Store, key};
 /// How long processes others started through the shell have after the last task.
 const REXEC_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The program `flux-shell [--reconnect] JOBID`. `words` begin with the program's own name.
+/// The program `flux-shell JOBID`. `words` begin with the program's own name.
 ///
 /// With [`forkserver::OPTION`] alone it is a fork server of shells, whose requests begin with the
 /// program's path and the command that leads here.
@@ -72,9 +73,12 @@ pub fn shell_main(words: Vec<OsString>) -> ExitCode {
 /// Runs the shell of one job. Returns its exit code.
 fn shell(words: &[OsString]) -> u8 {
     let log = Rc::new(Log::new());
-    let Some(id) = parse(words) else {
-        eprintln!("Usage: flux-shell [OPTIONS] JOBID");
-        return 1;
+    let id = match parse(words) {
+        Ok(id) => id,
+        Err(text) => {
+            eprintln!("{text}");
+            return 1;
+        }
     };
     match client::run(run(id, log.clone())) {
         Ok(code) => code as u8,
@@ -86,17 +90,21 @@ fn shell(words: &[OsString]) -> u8 {
     }
 }
 
-fn parse(words: &[OsString]) -> Option<JobId> {
+/// Reads the command line. Errors: what the user should see.
+fn parse(words: &[OsString]) -> Result<JobId, String> {
+    let usage = || "Usage: flux-shell [OPTIONS] JOBID".to_owned();
     let mut id = None;
     for word in words.iter().skip(1) {
-        match word.to_str()? {
-            // Surviving a broker's restart is not built; the shell then ends with its connection.
-            "--reconnect" => {}
-            text if text.starts_with('-') || id.is_some() => return None,
-            text => id = Some(text.parse().ok()?),
+        match word.to_str().ok_or_else(usage)? {
+            "--reconnect" => {
+                // It must not be believed to survive its broker.
+                return Err("flux-shell: --reconnect is not supported yet".to_owned());
+            }
+            text if text.starts_with('-') || id.is_some() => return Err(usage()),
+            text => id = Some(text.parse().map_err(|_| usage())?),
         }
     }
-    id
+    id.ok_or_else(usage)
 }
 
 async fn run(id: JobId, log: Rc<Log>) -> i32 {

@@ -34,22 +34,20 @@ use crate::pty::Ptys;
 use crate::shell::{Attributes, Shell};
 use crate::stage_in::StageIn;
 use crate::store::{Store, key};
-use crate::{batch, task};
+use crate::{batch, rc, task};
 
 /// Options of the reference's shell this one does not have. A job that needs one must not run
 /// without it.
 const MISSING: &[&str] = &[
     "coprocess",
     "hwloc",
-    "initrc",
     "stop-tasks-in-exec",
     "sysmon",
-    "userrc",
 ];
 
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
-const START_PAUSE: Duration = Duration::from_millis(5);
+const START_PAUSE: Duration = Duration::from_millis(3);
 
 /// Connects, learns the job, and prepares everything up to the first task.
 pub(crate) async fn set_up(
@@ -90,12 +88,23 @@ pub(crate) async fn set_up(
     let level = attributes.get("instance-level").await;
     let path = attributes.get("jobid-path").await;
     let rundir = attributes.get("rundir").await;
+    let site = rc::Site {
+        initrc: attributes
+            .get("conf.shell_initrc")
+            .await
+            .unwrap_or_default(),
+        pluginpath: attributes
+            .get("conf.shell_pluginpath")
+            .await
+            .unwrap_or_default(),
+    };
     let attributes = Attributes {
         is_owner: owner.and_then(|owner| owner.parse().ok()) == Some(uid),
         instance_level: level.and_then(|level| level.parse().ok()).unwrap_or(0),
         interface_hint: attributes.get("tbon.interface-hint").await,
     };
     let mut warnings = job.warnings.clone();
+    warnings.extend(rc::check(&job, &site)?);
     enter_cwd(&job, shell_rank, &log);
     let tmpdir = make_tmpdir(&job, shell_rank, rundir)?;
     if let Some(archive) = job.jobspec.files() {
@@ -295,13 +304,6 @@ fn refuse_missing(job: &Job) -> Result<(), Fatal> {
                 "shell option '{name}' is not supported by this shell yet"
             )));
         }
-    }
-    if let Some(Value::String(mpi)) = job.option("mpi")
-        && mpi.starts_with("spectrum")
-    {
-        return Err(Fatal::new(format!(
-            "shell option 'mpi={mpi}' is not supported by this shell yet"
-        )));
     }
     Ok(())
 }
