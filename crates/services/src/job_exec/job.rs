@@ -39,6 +39,14 @@ const KILL_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// After so many attempts on tasks, shells are next.
 const TASK_KILLS: u32 = 5;
 
+/// What a jobspec may say in `attributes.system.exec.bulkexec`.
+const BULK_OPTIONS: &[&str] = &[
+    "barrier-timeout",
+    "mock_exception",
+    "sdexec-test-expected-cpus",
+    "service",
+];
+
 /// The name of a job's guest namespace.
 pub(super) fn namespace(id: JobId) -> String {
     format!("job-{}", id.0)
@@ -215,8 +223,16 @@ async fn try_run(
             .get("exec")?
             .get(key)
     };
-    let mock = system("bulkexec").and_then(|bulk| bulk.get("mock_exception")?.as_str());
+    let bulk = system("bulkexec");
+    if let Some(key) = bulk.and_then(unknown_bulk_option) {
+        let note = format!("failed to unpack system.exec.bulkexec: unknown key '{key}'");
+        shared.log(Severity::Err, format!("{}: {note}", id.f58()));
+        job.fail("exec", &note);
+        job.status = 1 << 8;
+    }
+    let mock = bulk.and_then(|bulk| bulk.get("mock_exception")?.as_str());
     match mock {
+        _ if job.failed.is_some() => {}
         Some(when @ ("init" | "starting")) => {
             job.fail("exec", &format!("mock {when} exception generated"));
             job.status = 1 << 8;
@@ -338,6 +354,15 @@ async fn remove_namespace(
         .handle
         .call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
     removed.await.map(drop)
+}
+
+/// A key of the `bulkexec` attribute that means nothing.
+fn unknown_bulk_option(bulk: &Value) -> Option<&str> {
+    let known = |key: &str| BULK_OPTIONS.contains(&key);
+    bulk.as_object()?
+        .keys()
+        .map(String::as_str)
+        .find(|key| !known(key))
 }
 
 fn context(time: f64, name: &str, context: Value) -> Entry {
@@ -721,6 +746,12 @@ impl Job<'_> {
             self.drain(self.active(), reason);
             return true;
         }
+        let (what, id) = match attempts > TASK_KILLS {
+            true => ("shells", self.id.f58()),
+            false => ("tasks", self.id.f58()),
+        };
+        let text = format!("{id}: killing {what}, attempt {attempts}");
+        self.shared.log(Severity::Debug, text);
         if attempts > TASK_KILLS {
             let strong = match config.imp {
                 Some(_) => nix::sys::signal::Signal::SIGUSR1,
