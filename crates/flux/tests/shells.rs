@@ -112,7 +112,8 @@ fn a_killed_shell_fails_its_job() {
 fn signals_reach_a_forked_shell() {
     check(
         r#"
-        begin sh -c 'trap "echo caught; exit 3" TERM; while :; do sleep 0.05; done'
+        begin sh -c 'trap "echo caught; exit 3" TERM; >$FLUX_JOB_TMPDIR/set; while :; do sleep 0.05; done'
+        until test -e $(flux getattr rundir)/jobtmp-0-$id/set; do sleep 0.01; done
         flux job kill -s TERM $id
         flux job attach $id
         echo $?
@@ -133,6 +134,14 @@ fn the_fork_server_ends_with_its_broker() {
         .status()
         .expect("tail is there");
     assert!(gone.success(), "process {pid} is left");
+}
+
+#[test]
+fn no_signal_stays_blocked() {
+    check(
+        "flux run grep SigBlk /proc/self/status",
+        "SigBlk:\t0000000000000000\n",
+    );
 }
 
 #[test]

@@ -61,7 +61,9 @@ pub fn shell_main(words: Vec<OsString>) -> ExitCode {
     }
     // What all shells need and none changes. Those that miss it say so themselves.
     let _warmed = affinity::topology();
-    match forkserver::serve(|argv| shell(argv.get(1..).unwrap_or_default())) {
+    match forkserver::serve(&signals::PASSED_ON, |argv| {
+        shell(argv.get(1..).unwrap_or_default())
+    }) {
         Ok(code) => code.into(),
         Err(error) => {
             eprintln!("flux-shell: fork server: {}", types::Errno::from_io(&error));

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use proto::job_manager::{JobManagerKill, Kill};
 use rpc::Dest;
 use serde_json::Value;
@@ -18,6 +18,9 @@ use crate::store::now;
 const NAME: Option<&str> = Some("signal");
 
 /// The signals that are passed on to the tasks.
+pub(crate) const PASSED_ON: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGALRM];
+
+/// Where they are heard of.
 pub(crate) struct Signals {
     interrupt: Listener,
     terminate: Listener,
@@ -29,11 +32,16 @@ impl Signals {
         let listen = |kind| {
             signal(kind).map_err(|error| Fatal::new(format!("signal: {}", Errno::from_io(&error))))
         };
-        Ok(Signals {
+        let signals = Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             alarm: listen(SignalKind::alarm())?,
-        })
+        };
+        // The fork server holds them back until now.
+        let held: SigSet = PASSED_ON.into_iter().collect();
+        held.thread_unblock()
+            .map_err(|errno| Fatal::new(format!("signal: {}", errno.desc())))?;
+        Ok(signals)
     }
 
     /// The next one. Cancel safe.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setpgid};
 use types::Errno;
@@ -15,16 +16,25 @@ use super::request::{BODY_MAX, HEADER_SIZE, Request, decode_header, encode_reply
 /// Serves the broker at the other end of standard input until that is closed. Each child runs
 /// `body` with the arguments of its request and ends with the code that returns.
 ///
+/// The signals in `held` are blocked in the child: `body` unblocks them once it handles them, so
+/// that one which comes early is not the child's end.
+///
 /// For the start of a program that has one thread and no descriptors of its own yet.
 ///
 /// # Errors
 ///
 /// Those of reading and writing, and `EPROTO` for what is no request.
-pub fn serve(body: impl FnOnce(Vec<OsString>) -> u8) -> io::Result<u8> {
+pub fn serve(held: &[Signal], body: impl FnOnce(Vec<OsString>) -> u8) -> io::Result<u8> {
+    let held: SigSet = held.iter().copied().collect();
     let title = Title::find();
     let mut broker = take_over_stdin()?;
     while let Some(arrived) = receive(&mut broker)? {
-        match fork_sibling() {
+        held.thread_block()?;
+        let forked = fork_sibling();
+        if !matches!(forked, Ok(0)) {
+            held.thread_unblock()?;
+        }
+        match forked {
             Ok(0) => {
                 let argv = settle(broker, arrived, title.as_ref())?;
                 return Ok(body(argv));
