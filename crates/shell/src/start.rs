@@ -38,12 +38,7 @@ use crate::{batch, rc, task};
 
 /// Options of the reference's shell this one does not have. A job that needs one must not run
 /// without it.
-const MISSING: &[&str] = &[
-    "coprocess",
-    "hwloc",
-    "stop-tasks-in-exec",
-    "sysmon",
-];
+const MISSING: &[&str] = &["coprocess", "hwloc", "stop-tasks-in-exec", "sysmon"];
 
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
