@@ -171,14 +171,12 @@ impl External {
             .process_group(0)
             .kill_on_drop(true);
         let mut child = command.spawn()?;
-        let name = name.to_owned();
-        let stdout = runat::log_lines(
-            broker.clone(),
-            child.stdout.take(),
-            name.clone(),
-            Severity::Info,
-        );
-        let stderr = runat::log_lines(broker.clone(), child.stderr.take(), name, Severity::Err);
+        let log = |severity| {
+            let (broker, name) = (broker.clone(), name.to_owned());
+            move |line: &str| broker.log_as(&name, severity, line)
+        };
+        let stdout = runat::log_lines(child.stdout.take(), log(Severity::Info));
+        let stderr = runat::log_lines(child.stderr.take(), log(Severity::Err));
         tokio::task::spawn_local(stdout);
         tokio::task::spawn_local(stderr);
         Ok((child, UnixStream::from_std(ours)?))

@@ -137,18 +137,12 @@ pub(crate) async fn run_logged(
         }
     };
     broker.running.borrow_mut().pid = child.id();
-    let stdout = log_lines(
-        broker.clone(),
-        child.stdout.take(),
-        appname.clone(),
-        Severity::Info,
-    );
-    let stderr = log_lines(
-        broker.clone(),
-        child.stderr.take(),
-        appname.clone(),
-        Severity::Err,
-    );
+    let log = |severity| {
+        let appname = &appname;
+        move |line: &str| broker.log(severity, &format!("{appname}: {line}"))
+    };
+    let stdout = log_lines(child.stdout.take(), log(Severity::Info));
+    let stderr = log_lines(child.stderr.take(), log(Severity::Err));
     let (status, (), ()) = tokio::join!(child.wait(), stdout, stderr);
     broker.running.borrow_mut().pid = None;
     let code = report(broker, &appname, command_line, started, status);
@@ -156,17 +150,13 @@ pub(crate) async fn run_logged(
     code
 }
 
-pub(crate) async fn log_lines(
-    broker: Rc<Broker>,
-    stream: Option<impl AsyncRead + Unpin>,
-    appname: String,
-    severity: Severity,
-) {
+/// Logs a stream line by line until it ends.
+pub(crate) async fn log_lines(stream: Option<impl AsyncRead + Unpin>, log: impl Fn(&str)) {
     let Some(stream) = stream else { return };
     let mut lines = BufReader::new(stream).lines();
     // A line that is not UTF-8 ends the log of this stream; the program itself goes on.
     while let Ok(Some(line)) = lines.next_line().await {
-        broker.log_as(&appname, severity, &line);
+        log(&line);
     }
 }
 
