@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use module::{Builtin, Host, Severity, Status};
+use module::{Builtin, Exchange, Host, Severity, Status};
 use rpc::RpcError;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
@@ -91,6 +91,8 @@ pub(crate) struct Broker {
     pub(crate) log: Rc<Log>,
     pub(crate) connector: Connector,
     pub(crate) modules: Modules,
+    /// What modules offer each other.
+    pub(crate) exchange: Exchange,
     pub(crate) builtins: Vec<Builtin>,
     pub(crate) machine: StateMachine,
     pub(crate) overlay: Rc<Overlay>,
@@ -140,6 +142,7 @@ impl Broker {
             log: parts.log,
             connector: Connector::default(),
             modules: Modules::default(),
+            exchange: Exchange::default(),
             builtins: parts.builtins,
             machine: StateMachine::new(),
             overlay: parts.overlay,
@@ -257,6 +260,10 @@ impl Broker {
 }
 
 impl Host for Broker {
+    fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
     fn attr(&self, name: &str) -> Option<String> {
         self.attrs.borrow().get(name).map(str::to_owned)
     }

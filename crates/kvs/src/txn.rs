@@ -69,7 +69,7 @@ pub struct Applied {
     /// What must be stored before the root counts.
     pub blobs: Vec<NewBlob>,
     /// What is stored already and should be stored again, for its age in the backing store.
-    pub refresh: Vec<Bytes>,
+    pub refresh: Vec<(BlobRef, Bytes)>,
 }
 
 /// What guests may commit: values, removals and empty directories. Errors: the name of what they
@@ -127,7 +127,10 @@ pub fn apply<'a>(
     Ok(Step::Done(Applied {
         root,
         blobs,
-        refresh: refresh.into_iter().map(|blob| blob.bytes).collect(),
+        refresh: refresh
+            .into_iter()
+            .map(|blob| (blob.blobref, blob.bytes))
+            .collect(),
     }))
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use types::{Errno, Rank};
 use wire::{Kind, Message, RouteId};
 
-use crate::{Severity, generic};
+use crate::{Exchange, Severity, generic};
 
 /// Why a module ended.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,8 @@ pub trait Host {
     fn register_service(&self, module: &RouteId, service: &str) -> Result<(), RpcError>;
     /// Ends it.
     fn unregister_service(&self, module: &RouteId, service: &str);
+    /// What its modules offer each other directly.
+    fn exchange(&self) -> &Exchange;
 }
 
 /// What a module is given to handle.

@@ -28,9 +28,11 @@
 //! ```
 
 mod context;
+mod exchange;
 mod generic;
 
 pub use context::{Context, Failure, Host, Input, Status, dispatch_generic};
+pub use exchange::Exchange;
 pub use generic::{ping, rusage};
 pub use proto::log::Severity;
 

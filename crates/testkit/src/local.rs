@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
-use module::{Builtin, Context, Failure, Host, Severity, Status};
+use module::{Builtin, Context, Exchange, Failure, Host, Severity, Status};
 use proto::config::Config;
 use rpc::{Handle, RpcError, Transport};
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ pub struct Local {
     attrs: RefCell<BTreeMap<String, String>>,
     config: RefCell<Rc<Config>>,
     sequence: Cell<u32>,
+    exchange: Exchange,
     tasks: RefCell<BTreeMap<String, tokio::task::JoinHandle<Result<(), Failure>>>>,
 }
 
@@ -157,6 +158,10 @@ impl Local {
 }
 
 impl Host for Local {
+    fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
     fn attr(&self, name: &str) -> Option<String> {
         self.attrs.borrow().get(name).cloned()
     }

@@ -10,6 +10,7 @@
 
 mod cache;
 mod hasher;
+pub(crate) mod inlet;
 mod mapped;
 mod service;
 
@@ -26,6 +27,7 @@ use types::{Errno, Rank};
 
 use cache::Cache;
 use hasher::Hasher;
+use inlet::Inlet;
 use mapped::Mapped;
 use service::{Content, routes};
 
@@ -112,6 +114,10 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         done,
     };
     let routes = routes(content.leader);
+    let host = context.host();
+    let mut inlet = content
+        .leader
+        .then(|| Inlet::<inlet::Cache>::offer(host.exchange()));
     context.subscribe(HEARTBEAT_PULSE);
     let mut purge = interval(PURGE_PERIOD);
     purge.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,12 +132,16 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                 Some(Input::Event(_)) => content.on_pulse(),
                 None => break,
             },
+            Some(delivery) = async { inlet.as_mut()?.recv().await }, if inlet.is_some() => {
+                content.on_delivery(delivery);
+            }
             Some(done) = done_rx.recv() => content.on_done(done),
             _ = purge.tick() => content.on_pulse(),
             // Only when the inbox is empty, so that what arrived together goes up together.
             () = std::future::ready(()), if content.has_work() => content.work(),
         }
     }
+    host.exchange().withdraw::<Inlet<inlet::Cache>>();
     let dirty = content.cache.dirty();
     if dirty > 0 && content.leader && content.backing {
         context.log(Severity::Err, format!("{dirty} unflushables"));

@@ -24,6 +24,7 @@ use wire::{Flags, Message, Topic};
 use super::Config;
 use super::cache::{Cache, Flushed};
 use super::hasher::Hasher;
+use super::inlet::{self, Delivery, Inlet};
 use super::mapped::{Mapped, Scanned};
 
 /// The attribute that names the backing store.
@@ -35,7 +36,7 @@ type Loaded = Result<(Bytes, bool), RpcError>;
 /// What happened one level up, or in the thread that reads mapped files.
 pub(super) enum Done {
     Loaded(BlobRef, Loaded),
-    Stored(BlobRef, Result<Message, RpcError>),
+    Stored(BlobRef, Result<(), RpcError>),
     Scanned(Request<ContentMmapAdd>, Result<Scanned, RpcError>),
     Hashed(Request<ContentStore>, Bytes, Result<BlobRef, RpcError>),
 }
@@ -143,6 +144,16 @@ fn reply_blob(handle: &Handle, request: &Request<ContentLoad>, blob: &Bytes, eph
     }
 }
 
+/// Checks that one level up has a blob under the name it has here.
+fn check_digest(blobref: &BlobRef, message: &Message) -> Result<(), RpcError> {
+    let digest = message.payload.as_ref().map_or(&[][..], |digest| digest);
+    if digest == blobref.digest() {
+        return Ok(());
+    }
+    let text = format!("{blobref} was stored under another name");
+    Err(RpcError::new(Errno::EIO, text))
+}
+
 impl Content {
     fn now(&self) -> Duration {
         self.started.elapsed()
@@ -240,18 +251,36 @@ impl Content {
     }
 
     fn store_hashed(&mut self, request: Request<ContentStore>, blobref: BlobRef, blob: Bytes) {
-        let now = self.now();
-        self.cache.add_dirty(now, blobref, blob);
-        for load in self.loads.remove(&blobref).unwrap_or_default() {
-            if let Some((blob, _)) = self.cache.get(now, &blobref) {
-                reply_blob(&self.handle, &load, &blob, false);
-            }
-        }
+        self.add(blobref, blob);
         if self.leader {
             request.reply(&Raw(Bytes::copy_from_slice(blobref.digest())));
         } else {
             self.stores.entry(blobref).or_default().push(request);
         }
+    }
+
+    /// Takes a blob in, and answers who waits for it.
+    fn add(&mut self, blobref: BlobRef, blob: Bytes) {
+        let now = self.now();
+        for load in self.loads.remove(&blobref).unwrap_or_default() {
+            reply_blob(&self.handle, &load, &blob, false);
+        }
+        self.cache.add_dirty(now, blobref, blob);
+    }
+
+    /// Blobs came the short way.
+    pub(super) fn on_delivery(&mut self, delivery: Delivery) {
+        let limit = u64::from(self.config.blob_size_limit);
+        let take = |(blobref, blob): (BlobRef, Bytes)| {
+            if blob.len() as u64 > limit {
+                return Err(Errno::EFBIG.into());
+            }
+            self.add(blobref, blob);
+            Ok(())
+        };
+        let results = delivery.blobs.into_iter().map(take).collect();
+        // Whoever refreshes blobs does not wait.
+        let _nobody_waits = delivery.done.send(results);
     }
 
     /// Whether blobs can be sent up now.
@@ -263,12 +292,27 @@ impl Content {
 
     /// Sends dirty blobs up.
     pub(super) fn work(&mut self) {
-        let mut calls = Vec::new();
+        let mut blobs = Vec::new();
         while self.has_work() {
-            let Some((blobref, blob)) = self.cache.next_queued() else {
+            let Some(blob) = self.cache.next_queued() else {
                 break;
             };
             self.in_flight += 1;
+            blobs.push(blob);
+        }
+        let done = self.done.clone();
+        if let Some(backing) = self.host.exchange().get::<Inlet<inlet::Backing>>() {
+            let blobrefs: Vec<BlobRef> = blobs.iter().map(|(blobref, _)| *blobref).collect();
+            let stored = backing.store(blobs);
+            tokio::task::spawn_local(async move {
+                for (blobref, result) in blobrefs.into_iter().zip(stored.await) {
+                    let _ended = done.send(Done::Stored(blobref, result));
+                }
+            });
+            return;
+        }
+        let mut calls = Vec::with_capacity(blobs.len());
+        for (blobref, blob) in blobs {
             let call = if self.leader {
                 self.handle
                     .call_raw(topic::<BackingStore>(), Rank::LEADER, blob)
@@ -278,11 +322,13 @@ impl Content {
             };
             calls.push((blobref, call));
         }
-        let done = self.done.clone();
         // Answers come in about the order of the requests, so one task waits for all of them.
         tokio::task::spawn_local(async move {
             for (blobref, call) in calls {
-                let _ended = done.send(Done::Stored(blobref, call.await));
+                let result = call
+                    .await
+                    .and_then(|message| check_digest(&blobref, &message));
+                let _ended = done.send(Done::Stored(blobref, result));
             }
         });
     }
@@ -335,17 +381,7 @@ impl Content {
         }
     }
 
-    fn on_stored(&mut self, blobref: BlobRef, result: Result<Message, RpcError>) {
-        let digest_differs = |message: &Message| {
-            message.payload.as_ref().map_or(&[][..], |digest| digest) != blobref.digest()
-        };
-        let result = match result {
-            Ok(message) if digest_differs(&message) => Err(RpcError::new(
-                Errno::EIO,
-                format!("{blobref} was stored under another name"),
-            )),
-            result => result.map(drop),
-        };
+    fn on_stored(&mut self, blobref: BlobRef, result: Result<(), RpcError>) {
         let waiting = self.stores.remove(&blobref).unwrap_or_default();
         match result {
             Ok(()) => {

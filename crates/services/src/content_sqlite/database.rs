@@ -175,6 +175,12 @@ impl Database {
     /// Stores a blob. One that is there only gets the current epoch.
     pub(super) fn store(&mut self, blob: &[u8]) -> Result<BlobRef, RpcError> {
         let blobref = BlobRef::hash(self.settings.hash, blob);
+        self.store_as(&blobref, blob)?;
+        Ok(blobref)
+    }
+
+    /// As [`Database::store`], for a blob whose address is known.
+    pub(super) fn store_as(&mut self, blobref: &BlobRef, blob: &[u8]) -> Result<(), RpcError> {
         let packed;
         let (size, object) = if blob.len() >= COMPRESS_SIZE_MIN {
             packed = lz4_flex::block::compress(blob);
@@ -191,8 +197,8 @@ impl Database {
             .and_then(|mut statement| {
                 statement.execute(params![Key(blobref.digest()), size, object, self.epoch])
             })
-            .map_err(plain)?;
-        Ok(blobref)
+            .map(drop)
+            .map_err(plain)
     }
 
     /// Reads a blob. Errors: `EPROTO`, `ENOENT`.

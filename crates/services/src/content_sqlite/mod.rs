@@ -21,10 +21,12 @@ use proto::{Empty, Raw};
 use rpc::{Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
 use spec::HashKind;
+use tokio::sync::mpsc;
 use types::Errno;
 use wire::Message;
 
 use crate::backing;
+use crate::content::inlet::{self, Delivery, Inlet};
 use database::Settings;
 use worker::{Answer, Job, Stats, Worker};
 
@@ -112,6 +114,20 @@ impl State {
     fn push(&mut self, job: Job, reply: impl FnOnce(Result<Answer, RpcError>) + 'static) {
         self.next.push(job);
         self.next_replies.push(Box::new(reply));
+    }
+
+    /// Blobs came the short way.
+    fn on_delivery(&mut self, delivery: Delivery) {
+        let count = delivery.blobs.len();
+        self.push(Job::StoreAll(delivery.blobs), move |answer| {
+            let results = match answer {
+                Ok(Answer::StoredAll(results)) => results,
+                Ok(other) => vec![mixed_up(other); count],
+                Err(error) => vec![Err(error); count],
+            };
+            // `content` may have gone first.
+            let _gone = delivery.done.send(results);
+        });
     }
 
     fn send(&mut self, worker: &Worker) {
@@ -279,7 +295,13 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     backing::serve(&context)?;
     backing::register(&context).await?;
     context.ready();
-    serve(&mut context, &routes, &mut state, &mut worker).await?;
+    let host = context.host();
+    let mut inlet = Inlet::<inlet::Backing>::offer(host.exchange());
+    serve(&mut context, &routes, &mut state, &mut worker, &mut inlet).await?;
+    host.exchange().withdraw::<Inlet<inlet::Backing>>();
+    while let Ok(delivery) = inlet.try_recv() {
+        state.on_delivery(delivery);
+    }
     finish(&mut context, &routes, &mut state, &mut worker).await
 }
 
@@ -288,6 +310,7 @@ async fn serve(
     routes: &Routes<State>,
     state: &mut State,
     worker: &mut Worker,
+    inlet: &mut mpsc::UnboundedReceiver<Delivery>,
 ) -> Result<(), Failure> {
     loop {
         let has_work = !state.busy && !state.next.is_empty();
@@ -302,6 +325,7 @@ async fn serve(
                 Some(answers) => state.on_answers(answers),
                 None => return Err(Failure::new(Errno::EIO, "database thread panicked")),
             },
+            Some(delivery) = inlet.recv() => state.on_delivery(delivery),
             () = std::future::ready(()), if has_work => state.send(worker),
         }
     }

@@ -13,12 +13,15 @@ use spec::BlobRef;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use super::database::{Database, Settings};
+use crate::content::inlet::{Blobs, Results};
 use crate::tally::Tally;
 
 /// What to do.
 pub(super) enum Job {
     Load(Bytes),
     Store(Bytes),
+    /// Blobs that are hashed already.
+    StoreAll(Blobs),
     Validate(Bytes),
     Checkpoints,
     PutCheckpoint(String),
@@ -33,6 +36,7 @@ pub(super) enum Job {
 pub(super) enum Answer {
     Blob(Bytes),
     Stored(BlobRef),
+    StoredAll(Results),
     Nothing,
     Checkpoints(Vec<(i64, String)>),
     GcState(GcState),
@@ -155,7 +159,7 @@ fn run(
 fn writes(job: &Job) -> bool {
     matches!(
         job,
-        Job::Store(_) | Job::PutCheckpoint(_) | Job::Mark(_) | Job::Sweep(_)
+        Job::Store(_) | Job::StoreAll(_) | Job::PutCheckpoint(_) | Job::Mark(_) | Job::Sweep(_)
     )
 }
 
@@ -196,7 +200,8 @@ fn run_batch(database: &mut Database, timing: &mut Timing, batch: &[Job]) -> Ans
 
 fn run_job(database: &mut Database, timing: &mut Timing, job: &Job) -> Result<Answer, RpcError> {
     let started = Instant::now();
-    let milliseconds = || started.elapsed().as_secs_f64() * 1e3;
+    let since = |start: Instant| start.elapsed().as_secs_f64() * 1e3;
+    let milliseconds = || since(started);
     match job {
         Job::Load(digest) => {
             let result = database.load(digest);
@@ -207,6 +212,15 @@ fn run_job(database: &mut Database, timing: &mut Timing, job: &Job) -> Result<An
             let result = database.store(blob);
             timing.store.push(milliseconds());
             result.map(Answer::Stored)
+        }
+        Job::StoreAll(blobs) => {
+            let store = |(blobref, blob): &(BlobRef, Bytes)| {
+                let started = Instant::now();
+                let result = database.store_as(blobref, blob);
+                timing.store.push(since(started));
+                result
+            };
+            Ok(Answer::StoredAll(blobs.iter().map(store).collect()))
         }
         Job::Validate(digest) => database.validate(digest).map(|()| Answer::Nothing),
         Job::Checkpoints => database.checkpoints().map(Answer::Checkpoints),

@@ -1,14 +1,14 @@
 //! Transactions: taken in on any rank, applied on the leader.
 
 use ::kvs::{Batch, Change, Op, Pending, Step};
-use bytes::Bytes;
+use module::Host;
 use proto::Rpc;
 use proto::content::{ContentCheckpointPut, ContentStore};
 use proto::kvs::{
     self, Commit, CommitFailed, Committed, KvsCommit, KvsRelayCommit, PRIMARY, RelayCommit,
     Setroot, commit_flags, event_topic,
 };
-use rpc::{Dest, Request, RpcError};
+use rpc::{Dest, Handle, Request, RpcError};
 use serde_json::Map;
 use spec::{BlobRef, TreeObj};
 use tokio::time::Instant;
@@ -16,9 +16,37 @@ use types::{Cred, Errno, Rank};
 use wire::{Flags, Topic};
 
 use super::state::{Active, Done, Kvs, Origin, Parked};
+use crate::content::inlet::{self, Blobs, Inlet};
 
 fn store_topic() -> Topic {
     ContentStore::topic_of(ContentStore::SERVICE).into()
+}
+
+/// Hands blobs to `content` now; the future tells when it has all of them.
+fn store_all(
+    handle: &Handle,
+    host: &dyn Host,
+    blobs: Blobs,
+) -> impl Future<Output = Result<(), RpcError>> + use<> {
+    let (stored, calls) = match host.exchange().get::<Inlet<inlet::Cache>>() {
+        Some(inlet) => (Some(inlet.store(blobs)), Vec::new()),
+        None => {
+            let here = Dest::Rank(handle.rank());
+            let call = |(_, blob)| handle.call_raw(store_topic(), here, blob);
+            (None, blobs.into_iter().map(call).collect())
+        }
+    };
+    async move {
+        let mut result = Ok(());
+        // All are waited for: none may still be on its way when the batch is retried.
+        for call in calls {
+            result = result.and(call.await.map(drop));
+        }
+        match stored {
+            Some(stored) => stored.await.into_iter().collect(),
+            None => result,
+        }
+    }
 }
 
 /// Takes an operation apart. Errors: `EPROTO` appending something else than a value, `EINVAL` no
@@ -195,8 +223,10 @@ impl Kvs {
                     .iter()
                     .all(|member| matches!(member.origin, Origin::Checkpoint));
                 let seq = space.namespace.seq + i64::from(!is_plain);
-                let blobs = applied.blobs.iter().map(|blob| blob.bytes.clone());
-                let blobs: Vec<Bytes> = blobs.collect();
+                let blobs = applied.blobs.iter();
+                let blobs: Blobs = blobs
+                    .map(|blob| (blob.blobref, blob.bytes.clone()))
+                    .collect();
                 let root = applied.root;
                 space.noop_stores += applied.refresh.len() as u64;
                 active.applied = Some(applied);
@@ -209,20 +239,12 @@ impl Kvs {
     }
 
     /// Stores blobs, then writes a checkpoint if there is to be one.
-    fn store(&self, namespace: String, blobs: Vec<Bytes>, checkpoint: Option<(BlobRef, i64)>) {
+    fn store(&self, namespace: String, blobs: Blobs, checkpoint: Option<(BlobRef, i64)>) {
         let here = Dest::Rank(self.handle.rank());
-        let calls: Vec<_> = blobs
-            .into_iter()
-            .map(|blob| self.handle.call_raw(store_topic(), here, blob))
-            .collect();
+        let stored = store_all(&self.handle, &*self.host, blobs);
         let (handle, done) = (self.handle.clone(), self.done.clone());
         tokio::task::spawn_local(async move {
-            let mut result = Ok(());
-            for call in calls {
-                // All are waited for: none may still be on its way when the batch is retried.
-                let stored = call.await.map(drop);
-                result = result.and(stored);
-            }
+            let mut result = stored.await;
             if let (Ok(()), Some((root, seq))) = (&result, checkpoint) {
                 let put = super::checkpoint_of(root, seq);
                 let call = handle.call::<ContentCheckpointPut>(here, &put);
@@ -253,9 +275,9 @@ impl Kvs {
         for blob in applied.blobs {
             self.cache.insert(blob.blobref, blob.bytes, blob.dir);
         }
-        let here = Dest::Rank(self.handle.rank());
-        for blob in applied.refresh {
-            self.handle.notify_raw(store_topic(), here, blob);
+        if !applied.refresh.is_empty() {
+            // Nothing waits for these, and that one fails does no harm.
+            drop(store_all(&self.handle, &*self.host, applied.refresh));
         }
         self.finish_batch(name, batch, applied.root);
         self.next_after(name);
