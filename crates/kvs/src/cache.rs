@@ -1,13 +1,26 @@
 //! Blobs in memory, directories decoded.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lru::LruCache;
 use spec::BlobRef;
 
 use crate::{Dir, Error};
+
+/// The most bytes a cache holds once it has been trimmed. The directories of a million keys fit,
+/// so that looking one up costs no load.
+const SIZE_MAX: usize = 128 << 20;
+
+/// The most bytes of directories that have newer versions. A commit replaces the directories on
+/// its path, so under load these are nearly all there is; readers that are some commits behind
+/// find them here, later ones load them.
+const REPLACED_SIZE_MAX: usize = 2 << 20;
+
+/// What an entry takes besides its blob, about.
+const SLOT_SIZE: usize = 256;
 
 struct Slot {
     bytes: Bytes,
@@ -15,6 +28,12 @@ struct Slot {
     dir: Option<Rc<Dir>>,
     /// The cache's time at the last use.
     used: Duration,
+}
+
+impl Slot {
+    fn size(&self) -> usize {
+        self.bytes.len() + SLOT_SIZE
+    }
 }
 
 /// How much a cache holds, for statistics.
@@ -32,11 +51,27 @@ pub struct Usage {
     pub stddev: f64,
 }
 
-/// The blobs a rank has at hand. It has no bound but age: see [`Cache::expire`].
-#[derive(Default)]
+/// The blobs a rank has at hand. What is idle goes with [`Cache::expire`], what is too much with
+/// [`Cache::trim`]; nothing goes while a look-up or a transaction gathers what it needs.
 pub struct Cache {
-    slots: HashMap<BlobRef, Slot>,
+    slots: LruCache<BlobRef, Slot>,
+    size: usize,
     now: Duration,
+    /// Directories that have newer versions, oldest first.
+    replaced: VecDeque<(BlobRef, usize)>,
+    replaced_size: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache {
+            slots: LruCache::unbounded(),
+            size: 0,
+            now: Duration::ZERO,
+            replaced: VecDeque::new(),
+            replaced_size: 0,
+        }
+    }
 }
 
 impl Cache {
@@ -52,22 +87,25 @@ impl Cache {
 
     /// Whether a blob is here.
     pub fn contains(&self, blobref: &BlobRef) -> bool {
-        self.slots.contains_key(blobref)
+        self.slots.contains(blobref)
+    }
+
+    fn slot(&mut self, blobref: &BlobRef) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(blobref)?;
+        slot.used = self.now;
+        Some(slot)
     }
 
     /// A blob's bytes.
     pub fn blob(&mut self, blobref: &BlobRef) -> Option<&Bytes> {
-        let slot = self.slots.get_mut(blobref)?;
-        slot.used = self.now;
-        Some(&slot.bytes)
+        Some(&self.slot(blobref)?.bytes)
     }
 
     /// The directory in a blob; `None` if the blob is not here. Errors: [`Error::Corrupt`].
     pub fn dir(&mut self, blobref: &BlobRef) -> Result<Option<Rc<Dir>>, Error> {
-        let Some(slot) = self.slots.get_mut(blobref) else {
+        let Some(slot) = self.slot(blobref) else {
             return Ok(None);
         };
-        slot.used = self.now;
         if slot.dir.is_none() {
             let dir = Dir::decode(&slot.bytes).ok_or(Error::Corrupt)?;
             slot.dir = Some(Rc::new(dir));
@@ -78,26 +116,62 @@ impl Cache {
     /// Adds a blob, and the directory in it where that is known already.
     pub fn insert(&mut self, blobref: BlobRef, bytes: Bytes, dir: Option<Rc<Dir>>) {
         let used = self.now;
-        self.slots.insert(blobref, Slot { bytes, dir, used });
+        let slot = Slot { bytes, dir, used };
+        self.size += slot.size();
+        if let Some(old) = self.slots.put(blobref, slot) {
+            self.size -= old.size();
+        }
     }
 
     /// Stamps a blob as used.
     pub fn touch(&mut self, blobref: &BlobRef) {
-        if let Some(slot) = self.slots.get_mut(blobref) {
-            slot.used = self.now;
+        self.slot(blobref);
+    }
+
+    /// Takes note of directories that have newer versions, and drops older ones.
+    pub fn replace(&mut self, blobrefs: Vec<BlobRef>) {
+        for blobref in blobrefs {
+            if let Some(slot) = self.slots.peek(&blobref) {
+                let size = slot.size();
+                self.replaced_size += size;
+                self.replaced.push_back((blobref, size));
+            }
+        }
+        while self.replaced_size > REPLACED_SIZE_MAX {
+            let Some((oldest, size)) = self.replaced.pop_front() else {
+                break;
+            };
+            self.replaced_size -= size;
+            // It may have expired meanwhile.
+            if let Some(slot) = self.slots.pop(&oldest) {
+                self.size -= slot.size();
+            }
         }
     }
 
     /// Drops what has not been used for `idle`.
     pub fn expire(&mut self, idle: Duration) {
         let now = self.now;
-        self.slots
-            .retain(|_, slot| now.saturating_sub(slot.used) <= idle);
+        self.drop_while(|slot, _| now.saturating_sub(slot.used) > idle);
+    }
+
+    /// Drops what was not used for longest until the rest is not too much.
+    pub fn trim(&mut self) {
+        self.drop_while(|_, size| size > SIZE_MAX);
+    }
+
+    fn drop_while(&mut self, goes: impl Fn(&Slot, usize) -> bool) {
+        while let Some((_, slot)) = self.slots.peek_lru()
+            && goes(slot, self.size)
+        {
+            self.size -= slot.size();
+            self.slots.pop_lru();
+        }
     }
 
     /// How much is here.
     pub fn usage(&self) -> Usage {
-        let sizes = || self.slots.values().map(|slot| slot.bytes.len());
+        let sizes = || self.slots.iter().map(|(_, slot)| slot.bytes.len());
         let count = self.slots.len();
         if count == 0 {
             return Usage::default();

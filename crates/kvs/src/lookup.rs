@@ -48,7 +48,7 @@ pub struct Query<'a> {
 #[derive(Clone, Debug)]
 pub enum Found {
     /// An entry as it is.
-    Entry(Rc<Entry>),
+    Entry(Entry),
     /// A directory's blob, which is its tree object.
     Directory(Bytes),
     /// A value joined from several blobs, or from one.
@@ -59,7 +59,7 @@ impl Found {
     /// The tree object as JSON.
     pub fn json(&self) -> String {
         match self {
-            Found::Entry(entry) => entry.json().to_owned(),
+            Found::Entry(entry) => entry.json().into_owned(),
             // Only blobs that were decoded get here, so this is text.
             Found::Directory(blob) => String::from_utf8_lossy(blob).into_owned(),
             Found::Value(value) => TreeObj::encode_val(value),
@@ -88,22 +88,22 @@ pub fn lookup(
     let mut here = dirref(root);
     let mut links = 0;
     while let Some(name) = names.pop_front() {
-        let dir = match here.object() {
+        let entry = match here.object() {
             TreeObj::DirRef(blobref) => match open(cache, blobref, &root, foreign_root)? {
-                Some(dir) => dir,
+                Some(dir) => dir.get(&name)?,
                 None => return Ok(Step::Blobs(vec![*blobref])),
             },
-            TreeObj::Dir(map) => Rc::new(Dir::from_map(map.clone())),
+            TreeObj::Dir(map) => map.get(&*name).cloned().map(Entry::new),
             _ => return Err(Error::NoEntry),
         };
-        let entry = dir.get(&name).ok_or(Error::NoEntry)?;
+        let entry = entry.ok_or(Error::NoEntry)?;
         let follow = !names.is_empty() || matches!(query.want, Want::Value | Want::Directory);
         let TreeObj::Symlink { namespace, target } = entry.object() else {
-            here = entry.clone();
+            here = entry;
             continue;
         };
         if !follow {
-            here = entry.clone();
+            here = entry;
             continue;
         }
         links += 1;
@@ -146,7 +146,7 @@ fn open(
 fn finish(
     cache: &mut Cache,
     want: Want,
-    entry: Rc<Entry>,
+    entry: Entry,
     root: &BlobRef,
     foreign_root: bool,
 ) -> Result<Step<Found>, Error> {

@@ -453,28 +453,3 @@ proptest! {
         model.check(&mut store, "");
     }
 }
-
-#[test]
-fn large_directories_are_written_as_small_ones() {
-    let mut dir = Dir::default();
-    let mut model = BTreeMap::new();
-    for i in 0..2000_u32 {
-        let name = format!("k{}", i.wrapping_mul(2_654_435_761) % 700);
-        if i % 3 == 2 {
-            assert_eq!(dir.remove(&name), model.remove(&name).is_some());
-        } else {
-            let object = TreeObj::Val(i.to_string().into());
-            dir.set(&name, Entry::new(object.clone()));
-            model.insert(name, object);
-        }
-        if i % 100 == 0 {
-            let before = dir.clone();
-            assert_eq!(before.encode(), TreeObj::Dir(model.clone()).encode());
-        }
-    }
-    assert_eq!(dir.len(), model.len());
-    assert!(dir.iter().map(|(name, _)| name).eq(model.keys()));
-    assert!(model.keys().all(|name| dir.get(name).is_some()));
-    let decoded = Dir::decode(&dir.encode()).expect("a directory");
-    assert_eq!(decoded.encode(), TreeObj::Dir(model).encode());
-}

@@ -1,14 +1,15 @@
 //! Transactions: operations applied to a private copy of the tree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use spec::{BlobRef, HashKind, TreeObj};
 
-use crate::dir::dirref;
+use crate::dir::Changes;
 use crate::lookup::LINKS_MAX;
-use crate::{Cache, Dir, Entry, Error, Step, components, normalize};
+use crate::{Cache, Dir, Error, Step, components, normalize};
 
 /// Values longer than this go to blobs of their own: their base64 text exceeds 72 characters, the
 /// size clients reserve for a blobref.
@@ -70,6 +71,8 @@ pub struct Applied {
     pub blobs: Vec<NewBlob>,
     /// What is stored already and should be stored again, for its age in the backing store.
     pub refresh: Vec<(BlobRef, Bytes)>,
+    /// Directories that have newer versions now; hardly anybody asks for them again.
+    pub replaced: Vec<BlobRef>,
 }
 
 /// What guests may commit: values, removals and empty directories. Errors: the name of what they
@@ -99,6 +102,7 @@ pub fn apply<'a>(
         namespace,
         missing: Vec::new(),
         blobs: BTreeMap::new(),
+        replaced: Vec::new(),
     };
     let mut tree: Option<WorkDir> = None;
     for op in ops {
@@ -131,19 +135,20 @@ pub fn apply<'a>(
             .into_iter()
             .map(|blob| (blob.blobref, blob.bytes))
             .collect(),
+        replaced: txn.replaced,
     }))
 }
 
 /// A directory being changed.
 #[derive(Default)]
 struct WorkDir {
-    dir: Dir,
+    dir: Rc<Dir>,
     /// The blob it came from; `None` for a new one.
     base: Option<BlobRef>,
-    /// Subdirectories being changed; they hide entries of the same name in `dir`.
+    /// Subdirectories being changed; they hide what is at their names.
     open: BTreeMap<Rc<str>, WorkDir>,
-    /// Names whose value may have to leave for a blob.
-    put: BTreeSet<Rc<str>>,
+    /// What hides entries of `dir`.
+    changes: Changes,
     changed: bool,
 }
 
@@ -163,6 +168,7 @@ struct Txn<'c> {
     namespace: &'c str,
     missing: Vec<BlobRef>,
     blobs: BTreeMap<BlobRef, NewBlob>,
+    replaced: Vec<BlobRef>,
 }
 
 impl Txn<'_> {
@@ -175,7 +181,7 @@ impl Txn<'_> {
             return Ok(None);
         };
         Ok(Some(WorkDir {
-            dir: (*dir).clone(),
+            dir,
             base: Some(blobref),
             ..WorkDir::default()
         }))
@@ -223,13 +229,17 @@ impl Txn<'_> {
         let mut here = tree;
         for (depth, name) in path[..path.len() - 1].iter().enumerate() {
             if !here.open.contains_key(name.as_str()) {
-                let child = match here.dir.get(name).map(|entry| entry.object()) {
+                let object = here.object(name)?;
+                let child = match object.as_deref() {
                     Some(TreeObj::DirRef(blobref)) => match self.open(*blobref)? {
                         Some(child) => child,
                         None => return Ok(Walk::Nowhere),
                     },
                     Some(TreeObj::Dir(map)) => WorkDir {
-                        dir: Dir::from_map(map.clone()),
+                        changes: map
+                            .iter()
+                            .map(|(name, object)| (Rc::from(&**name), Some(object.clone())))
+                            .collect(),
                         ..WorkDir::default()
                     },
                     Some(TreeObj::Symlink { namespace, target }) => {
@@ -260,7 +270,8 @@ impl Txn<'_> {
         match change {
             Change::Unlink => {
                 let opened = parent.open.remove(name).is_some();
-                if parent.dir.remove(name) || opened {
+                if opened || parent.object(name)?.is_some() {
+                    parent.changes.insert(Rc::from(name), None);
                     parent.changed = true;
                 }
             }
@@ -274,7 +285,8 @@ impl Txn<'_> {
         if parent.open.contains_key(name) {
             return Err(Error::IsDirectory);
         }
-        let mut blobrefs = match parent.dir.get(name).map(|entry| entry.object()) {
+        let object = parent.object(name)?;
+        let mut blobrefs = match object.as_deref() {
             None => {
                 parent.put(name, TreeObj::Val(bytes.to_vec()));
                 return Ok(());
@@ -300,29 +312,40 @@ impl Txn<'_> {
             let base = child.base;
             let (blobref, changed) = self.finish(child, base);
             if changed {
-                work.dir.set(&name, dirref(blobref));
+                work.changes.insert(name, Some(TreeObj::DirRef(blobref)));
                 work.changed = true;
             }
         }
         if let (Some(base), false) = (base, work.changed) {
             return (base, false);
         }
-        for name in std::mem::take(&mut work.put) {
-            let value = match work.dir.get(&name).map(|entry| entry.object()) {
-                Some(TreeObj::Val(value)) if value.len() > INLINE_SIZE_MAX => value.clone(),
-                _ => continue,
-            };
-            let blobref = self.store(value.into(), None);
-            let entry = Entry::new(TreeObj::ValRef(vec![blobref]));
-            work.dir.set(&name, entry);
+        for change in work.changes.values_mut() {
+            if let Some(TreeObj::Val(value)) = change
+                && value.len() > INLINE_SIZE_MAX
+            {
+                let blobref = self.store(std::mem::take(value).into(), None);
+                *change = Some(TreeObj::ValRef(vec![blobref]));
+            }
         }
-        let bytes = work.dir.encode();
-        let blobref = self.store(bytes, Some(Rc::new(work.dir)));
+        let (bytes, dir) = work.dir.merge(&work.changes);
+        let blobref = self.store(bytes, Some(Rc::new(dir)));
+        if let Some(base) = base.filter(|base| *base != blobref) {
+            self.replaced.push(base);
+        }
         (blobref, true)
     }
 }
 
 impl WorkDir {
+    /// What is at a name, subdirectories being changed apart. Errors: [`Error::Corrupt`].
+    fn object(&self, name: &str) -> Result<Option<Cow<'_, TreeObj>>, Error> {
+        if let Some(change) = self.changes.get(name) {
+            return Ok(change.as_ref().map(Cow::Borrowed));
+        }
+        let entry = self.dir.get(name)?;
+        Ok(entry.map(|entry| Cow::Owned(entry.into_object())))
+    }
+
     fn put(&mut self, name: &str, object: TreeObj) {
         self.changed = true;
         self.open.remove(name);
@@ -340,8 +363,7 @@ impl WorkDir {
                 self.open.insert(name, child);
             }
             object => {
-                self.put.insert(name.clone());
-                self.dir.set(&name, Entry::new(object));
+                self.changes.insert(name, Some(object));
             }
         }
     }

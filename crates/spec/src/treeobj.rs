@@ -145,7 +145,8 @@ impl TreeObj {
         serde_json::from_str(&self.encode()).unwrap_or_default()
     }
 
-    fn write(&self, json: &mut String) {
+    /// Writes the canonical form at the end of `json`.
+    pub fn write(&self, json: &mut String) {
         json.push_str("{\"data\":");
         match self {
             TreeObj::Val(value) => {
@@ -226,6 +227,14 @@ pub fn write_string(json: &mut String, text: &str) {
         }
     }
     json.push('"');
+}
+
+/// Reads a JSON string, quotes included; `None` if it is none.
+pub fn read_string(json: &str) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    let Text(text) = serde_json::from_str(json).ok()?;
+    Some(text)
 }
 
 fn decode_at(json: &str, depth: usize) -> Result<TreeObj, TreeObjError> {
