@@ -56,6 +56,8 @@ pub struct Usage {
 pub struct Cache {
     slots: LruCache<BlobRef, Slot>,
     size: usize,
+    /// Bytes dropped since somebody asked.
+    dropped: usize,
     now: Duration,
     /// Directories that have newer versions, oldest first.
     replaced: VecDeque<(BlobRef, usize)>,
@@ -67,6 +69,7 @@ impl Default for Cache {
         Cache {
             slots: LruCache::unbounded(),
             size: 0,
+            dropped: 0,
             now: Duration::ZERO,
             replaced: VecDeque::new(),
             replaced_size: 0,
@@ -144,7 +147,7 @@ impl Cache {
             self.replaced_size -= size;
             // It may have expired meanwhile.
             if let Some(slot) = self.slots.pop(&oldest) {
-                self.size -= slot.size();
+                self.on_dropped(&slot);
             }
         }
     }
@@ -164,9 +167,20 @@ impl Cache {
         while let Some((_, slot)) = self.slots.peek_lru()
             && goes(slot, self.size)
         {
-            self.size -= slot.size();
-            self.slots.pop_lru();
+            if let Some((_, slot)) = self.slots.pop_lru() {
+                self.on_dropped(&slot);
+            }
         }
+    }
+
+    fn on_dropped(&mut self, slot: &Slot) {
+        self.size -= slot.size();
+        self.dropped += slot.size();
+    }
+
+    /// How many bytes have been dropped since this was last asked.
+    pub fn take_dropped(&mut self) -> usize {
+        std::mem::take(&mut self.dropped)
     }
 
     /// How much is here.

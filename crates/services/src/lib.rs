@@ -15,6 +15,7 @@ pub mod job_list;
 pub mod job_manager;
 pub mod kvs;
 pub mod kvs_watch;
+mod memory;
 pub mod resource;
 pub mod rexec;
 pub mod sched_simple;

@@ -3,11 +3,17 @@
 //! Pure. Every blob that has to go up gets a number from a rising counter when it becomes dirty,
 //! so that a flush waits for what was dirty when it was asked for, and not for what came since.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use lru::LruCache;
 use spec::BlobRef;
+
+/// The most bytes of clean blobs, however young. Under load blobs come faster than they grow old,
+/// and each can be had again from one level up; a target for the old ones may be higher than this
+/// without effect.
+const CLEAN_SIZE_MAX: u64 = 16 << 20;
 
 /// A blob held.
 #[derive(Debug)]
@@ -32,10 +38,15 @@ pub(super) enum Flushed {
 }
 
 /// The cache.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cache {
-    slots: HashMap<BlobRef, Slot>,
+    /// In the order of their last use.
+    slots: LruCache<BlobRef, Slot>,
     size: u64,
+    /// Bytes dropped since somebody asked.
+    dropped: u64,
+    /// The part of `size` that may go.
+    clean_size: u64,
     last: u64,
     /// Dirty blobs to send, oldest first.
     queue: VecDeque<(u64, BlobRef)>,
@@ -43,6 +54,21 @@ pub(super) struct Cache {
     outstanding: BTreeSet<u64>,
     /// Dirty blobs that could not be stored, until somebody tries again.
     failed: BTreeMap<u64, BlobRef>,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache {
+            slots: LruCache::unbounded(),
+            size: 0,
+            clean_size: 0,
+            dropped: 0,
+            last: 0,
+            queue: VecDeque::new(),
+            outstanding: BTreeSet::new(),
+            failed: BTreeMap::new(),
+        }
+    }
 }
 
 impl Cache {
@@ -61,25 +87,29 @@ impl Cache {
         bytes: Bytes,
         ephemeral: bool,
     ) {
-        if self.slots.contains_key(&blobref) {
+        if self.slots.contains(&blobref) {
             return;
         }
-        self.size += bytes.len() as u64;
+        let size = bytes.len() as u64;
+        self.size += size;
+        self.clean_size += size;
         let slot = Slot {
             bytes,
             dirty: None,
             ephemeral,
             used: now,
         };
-        self.slots.insert(blobref, slot);
+        self.slots.put(blobref, slot);
+        self.drop_excess();
     }
 
     /// Adds a blob to be sent up. One that is here and clean is sent again; that renews its age
     /// in the backing store. Returns whether it was not on its way already.
     pub(super) fn add_dirty(&mut self, now: Duration, blobref: BlobRef, bytes: Bytes) -> bool {
         let size = bytes.len() as u64;
-        let slot = self.slots.entry(blobref).or_insert_with(|| {
+        let slot = self.slots.get_or_insert_mut(blobref, || {
             self.size += size;
+            self.clean_size += size;
             Slot {
                 bytes,
                 dirty: None,
@@ -98,6 +128,7 @@ impl Cache {
             }
             None => {
                 self.last += 1;
+                self.clean_size -= size;
                 slot.dirty = Some(self.last);
                 self.enqueue(self.last, blobref);
                 true
@@ -119,7 +150,7 @@ impl Cache {
     pub(super) fn next_queued(&mut self) -> Option<(BlobRef, Bytes)> {
         loop {
             let (_, blobref) = self.queue.pop_front()?;
-            if let Some(slot) = self.slots.get(&blobref) {
+            if let Some(slot) = self.slots.peek(&blobref) {
                 return Some((blobref, slot.bytes.clone()));
             }
         }
@@ -127,17 +158,19 @@ impl Cache {
 
     /// One level up has a blob now.
     pub(super) fn on_stored(&mut self, blobref: &BlobRef) {
-        if let Some(slot) = self.slots.get_mut(blobref)
+        if let Some(slot) = self.slots.peek_mut(blobref)
             && let Some(number) = slot.dirty.take()
         {
             self.outstanding.remove(&number);
             self.failed.remove(&number);
+            self.clean_size += slot.bytes.len() as u64;
+            self.drop_excess();
         }
     }
 
     /// One level up refused a blob. It stays dirty.
     pub(super) fn on_refused(&mut self, blobref: &BlobRef) {
-        if let Some(number) = self.slots.get(blobref).and_then(|slot| slot.dirty) {
+        if let Some(number) = self.slots.peek(blobref).and_then(|slot| slot.dirty) {
             self.outstanding.remove(&number);
             self.failed.insert(number, *blobref);
         }
@@ -159,12 +192,18 @@ impl Cache {
 
     /// Drops a blob, as when it could not be stored and nobody else knows it.
     pub(super) fn remove(&mut self, blobref: &BlobRef) {
-        if let Some(slot) = self.slots.remove(blobref) {
-            self.size -= slot.bytes.len() as u64;
-            if let Some(number) = slot.dirty {
+        let Some(slot) = self.slots.pop(blobref) else {
+            return;
+        };
+        let size = slot.bytes.len() as u64;
+        self.size -= size;
+        self.dropped += size;
+        match slot.dirty {
+            Some(number) => {
                 self.outstanding.remove(&number);
                 self.failed.remove(&number);
             }
+            None => self.clean_size -= size,
         }
     }
 
@@ -191,33 +230,42 @@ impl Cache {
 
     /// Drops every clean blob.
     pub(super) fn drop_clean(&mut self) {
-        self.slots.retain(|_, slot| slot.dirty.is_some());
-        self.size = self
-            .slots
-            .values()
-            .map(|slot| slot.bytes.len() as u64)
-            .sum();
+        self.drop_while(|_, _| true);
     }
 
     /// Drops the least recently used clean blobs that have been idle for `old`, until no more than
     /// `target` bytes are left.
     pub(super) fn purge(&mut self, now: Duration, target: u64, old: Duration) {
-        if self.size <= target {
-            return;
-        }
-        let mut idle: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.dirty.is_none() && now.saturating_sub(slot.used) >= old)
-            .map(|(blobref, slot)| (slot.used, *blobref))
-            .collect();
-        idle.sort_unstable();
-        for (_, blobref) in idle {
-            if self.size <= target {
+        self.drop_while(|cache, slot| cache.size > target && now.saturating_sub(slot.used) >= old);
+    }
+
+    /// Drops the least recently used clean blobs above [`CLEAN_SIZE_MAX`].
+    fn drop_excess(&mut self) {
+        self.drop_while(|cache, _| cache.clean_size > CLEAN_SIZE_MAX);
+    }
+
+    /// Drops clean blobs, the least recently used first, as long as `goes` says so of the next.
+    /// Dirty ones on the way count as used, so that nobody meets them again soon.
+    fn drop_while(&mut self, goes: impl Fn(&Cache, &Slot) -> bool) {
+        for _ in 0..self.slots.len() {
+            let Some((blobref, slot)) = self.slots.peek_lru() else {
+                break;
+            };
+            if !goes(self, slot) {
                 break;
             }
-            self.remove(&blobref);
+            let blobref = *blobref;
+            if slot.dirty.is_some() {
+                self.slots.promote(&blobref);
+            } else {
+                self.remove(&blobref);
+            }
         }
+    }
+
+    /// How many bytes have been dropped since this was last asked.
+    pub(super) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// How many blobs there are.

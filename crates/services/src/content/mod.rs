@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use types::{Errno, Rank};
 
+use crate::memory::Freed;
 use cache::Cache;
 use hasher::Hasher;
 use inlet::Inlet;
@@ -102,6 +103,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         cache: Cache::default(),
         hasher: Hasher::default(),
         mapped: Mapped::default(),
+        freed: Freed::default(),
         loads: HashMap::new(),
         stores: HashMap::new(),
         flushes: Vec::new(),

@@ -26,6 +26,7 @@ use super::cache::{Cache, Flushed};
 use super::hasher::Hasher;
 use super::inlet::{self, Delivery, Inlet};
 use super::mapped::{Mapped, Scanned};
+use crate::memory::Freed;
 
 /// The attribute that names the backing store.
 const BACKING_ATTR: &str = "content.backing-module";
@@ -69,6 +70,7 @@ pub(super) struct Content {
     pub(super) hasher: Hasher<Waiter>,
     /// Files that can be loaded from; leader only.
     pub(super) mapped: Mapped,
+    pub(super) freed: Freed,
     /// Who waits for blobs from one level up.
     pub(super) loads: HashMap<BlobRef, Vec<Request<ContentLoad>>>,
     /// Who waits until the parent has a blob.
@@ -173,6 +175,8 @@ impl Content {
         let target = u64::from(self.config.purge_target_size);
         let old = Duration::from_secs(u64::from(self.config.purge_old_entry));
         self.cache.purge(now, target, old);
+        self.freed.add(self.cache.take_dropped());
+        self.freed.give_back();
     }
 
     fn load(&mut self, request: Request<ContentLoad>, blobref: BlobRef, digest: Bytes) {

@@ -48,6 +48,8 @@ pub fn builtin() -> Builtin {
 
 /// A job that passed all checks.
 struct Accepted {
+    /// When it came, in milliseconds since the module started.
+    arrived_ms: u64,
     message: Message,
     signed: String,
     jobspec: Value,
@@ -281,6 +283,7 @@ impl State {
             false => jobspec,
         };
         Ok(Accepted {
+            arrived_ms: self.elapsed_ms(),
             message: request.message().clone(),
             signed: submit.signed,
             jobspec,
@@ -373,7 +376,6 @@ impl State {
         if self.storing || self.waiting.is_empty() {
             return;
         }
-        let now_ms = self.elapsed_ms();
         let count = self
             .config
             .batch_count
@@ -383,7 +385,10 @@ impl State {
         let mut jobs = Vec::with_capacity(count);
         let mut messages = Vec::with_capacity(count);
         for job in self.waiting.drain(..count) {
-            let id = match self.ids.generate(now_ms) {
+            // A job's place in the KVS follows from its id, and a batch whose jobs all had the
+            // same millisecond would be one large directory, written anew with each of their
+            // events.
+            let id = match self.ids.generate(job.arrived_ms) {
                 Ok(id) => id,
                 Err(error) => {
                     let error = RpcError::new(error.errno(), error.to_string());

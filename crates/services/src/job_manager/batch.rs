@@ -63,6 +63,14 @@ impl Batch {
             && self.forgotten.is_empty()
     }
 
+    /// Whether somebody was promised that the batch under way is durable: who submitted a job or
+    /// waits for an answer.
+    pub(super) fn is_promised(&self) -> bool {
+        self.flying
+            .as_ref()
+            .is_some_and(|waiting| !waiting.durable.is_empty() || !waiting.replies.is_empty())
+    }
+
     /// The operations to commit now; `None` if a commit is under way or nothing waits.
     pub(super) fn take(&mut self, checkpoint: Option<String>) -> Option<Vec<Op>> {
         if self.flying.is_some() || !self.is_full() {

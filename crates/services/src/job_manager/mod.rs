@@ -26,7 +26,7 @@ use proto::job_exec::{Expiration, JobExecExpiration, JobExecStart, Start, StartR
 use proto::job_manager::{
     Idle, JOB_EXCEPTION, JobException, ShellKill, SubmitErrors, Waited, shell_kill_topic,
 };
-use proto::kvs::{KvsWatchLookup, Lookup, PRIMARY, flags};
+use proto::kvs::{KvsWatchLookup, Lookup, Op, PRIMARY, commit_flags, flags};
 use proto::overlay::HEARTBEAT_PULSE;
 use proto::sched::{
     Alloc, AllocReply, Free, OfJob, Prioritize, SchedAlloc, SchedCancel, SchedFree,
@@ -91,6 +91,8 @@ struct State {
     posts: mpsc::UnboundedSender<Posted>,
     jobs: Jobs,
     batch: Batch,
+    /// Whether the state directory outlives the instance.
+    persistent: bool,
     journal: Journal,
     config: Config,
     tokens: HashMap<Token, Message>,
@@ -116,6 +118,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         posts,
         jobs: Jobs::new(owner.into()),
         batch: Batch::default(),
+        persistent: context.attr("statedir-cleanup").as_deref() != Some("1"),
         journal: Journal::default(),
         config: config.clone(),
         tokens: HashMap::new(),
@@ -334,9 +337,16 @@ impl State {
         if ops.is_empty() {
             return self.on_committed();
         }
+        // With a checkpoint, what was answered outlives this broker however it ends. Batches share
+        // it: one is made of whatever came while the one before was written.
+        let durable = self.persistent && self.batch.is_promised();
         let (handle, posts) = (self.handle.clone(), self.posts.clone());
+        let host = self.host.clone();
         tokio::task::spawn_local(async move {
-            let result = store::commit(&handle, ops, 0).await;
+            let result = match durable {
+                true => commit_durably(&handle, &*host, ops).await,
+                false => store::commit(&handle, ops, 0).await,
+            };
             let _ended = posts.send(Posted::Committed(result));
         });
     }
@@ -566,6 +576,20 @@ impl State {
 }
 
 /// The payload of a response, or the error it is.
+/// Commits with a checkpoint. Where none can be written jobs go on without: an instance with a
+/// full disk is better than none.
+async fn commit_durably(handle: &Handle, host: &dyn Host, ops: Vec<Op>) -> Result<(), RpcError> {
+    let Err(error) = store::commit(handle, ops.clone(), commit_flags::SYNC).await else {
+        return Ok(());
+    };
+    // Without a backing store nobody expects anything to last.
+    if error.errno != Errno::ENOSYS {
+        let text = format!("jobs would not outlive a crash: checkpoint: {error}");
+        host.log(Severity::Err, "job-manager", &text);
+    }
+    store::commit(handle, ops, 0).await
+}
+
 fn decode<P: proto::Payload>(message: &Message) -> Result<P, RpcError> {
     if let Kind::Response {
         errno: Some(errno), ..

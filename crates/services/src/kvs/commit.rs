@@ -275,6 +275,7 @@ impl Kvs {
         for blob in applied.blobs {
             self.cache.insert(blob.blobref, blob.bytes, blob.dir);
         }
+        self.cache.replace(applied.replaced);
         if !applied.refresh.is_empty() {
             // Nothing waits for these, and that one fails does no harm.
             drop(store_all(&self.handle, &*self.host, applied.refresh));

@@ -114,6 +114,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         checkpoint_seq: 0,
         started: Instant::now(),
         cache: ::kvs::Cache::new(),
+        freed: crate::memory::Freed::default(),
         spaces: state::Spaces::default(),
         fetching: HashMap::new(),
         replays: Vec::new(),

@@ -25,6 +25,7 @@ use types::{Cred, Errno, UserId};
 use wire::{Message, RouteId};
 
 use super::read::Lookup;
+use crate::memory::Freed;
 use crate::tally::Tally;
 
 /// Blobs idle for longer leave the cache.
@@ -140,6 +141,7 @@ pub(super) struct Kvs {
     pub(super) checkpoint_seq: i64,
     pub(super) started: Instant,
     pub(super) cache: Cache,
+    pub(super) freed: Freed,
     pub(super) spaces: Spaces,
     pub(super) fetching: HashMap<String, Fetch>,
     /// Requests whose namespace has become known, to be handled again.
@@ -273,8 +275,14 @@ impl Kvs {
 
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
-            Done::Loaded(blobref, result) => self.on_loaded(blobref, result),
-            Done::Stored(namespace, result) => self.on_stored(&namespace, result),
+            Done::Loaded(blobref, result) => {
+                self.on_loaded(blobref, result);
+                self.trim();
+            }
+            Done::Stored(namespace, result) => {
+                self.on_stored(&namespace, result);
+                self.trim();
+            }
             Done::Fetched(namespace, result) => self.on_fetched(namespace, result),
         }
     }
@@ -320,6 +328,13 @@ impl Kvs {
         }
     }
 
+    /// Keeps the cache small, unless somebody gathers blobs in it who may need them all.
+    pub(super) fn trim(&mut self) {
+        if self.parked.is_empty() {
+            self.cache.trim();
+        }
+    }
+
     /// Housekeeping.
     pub(super) fn on_pulse(&mut self) {
         self.cache.advance(self.started.elapsed());
@@ -332,6 +347,9 @@ impl Kvs {
             }
         }
         self.cache.expire(BLOB_IDLE);
+        self.trim();
+        self.freed.add(self.cache.take_dropped() as u64);
+        self.freed.give_back();
         if !self.leader {
             self.forget_idle();
         }
