@@ -18,6 +18,7 @@ Usage: cargo xtask TASK
   deny           check licences, sources and duplicates of dependencies
   unit [ARGS]    run the tests
   fuzz [ARGS]    feed random input to every decoder
+  crash [ARGS]   kill the leader `--times N` from `--seed N` and check what is left
   bench [ARGS]   measure; `--against PATH` alternates with another flux
 ";
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         "unit" => unit(&rest),
         "fuzz" => fuzz(&rest),
         "bench" => bench(&rest),
+        "crash" => crash(&rest),
         "" | "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())
@@ -131,6 +133,23 @@ fn bench(arguments: &[String]) -> Result<(), String> {
     run("bench", command)
 }
 
+fn crash(arguments: &[String]) -> Result<(), String> {
+    run(
+        "cargo build",
+        cargo([
+            "build",
+            "--release",
+            "--locked",
+            "--package=flux",
+            "--package=testkit",
+        ]),
+    )?;
+    let built = target().join("release");
+    let mut command = Command::new(built.join("crash"));
+    command.arg(built.join("flux")).args(arguments);
+    run("crash", command)
+}
+
 fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
@@ -149,11 +168,13 @@ fn run(what: &str, mut command: Command) -> Result<(), String> {
 
 /// Where tools of ours go: beside what is built, so that `cargo clean` takes them away.
 fn tools() -> PathBuf {
+    target().join("tools")
+}
+
+/// Where `cargo` builds.
+fn target() -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    env::current_dir()
-        .unwrap_or_default()
-        .join(target)
-        .join("tools")
+    env::current_dir().unwrap_or_default().join(target)
 }
 
 /// A tool's path, once it is installed.

@@ -10,10 +10,13 @@ use bytes::Bytes;
 use lru::LruCache;
 use spec::BlobRef;
 
-/// The most bytes of clean blobs, however young. Under load blobs come faster than they grow old,
-/// and each can be had again from one level up; a target for the old ones may be higher than this
-/// without effect.
-const CLEAN_SIZE_MAX: u64 = 16 << 20;
+/// The most bytes of clean blobs on the leader, however young. Under load they come faster than
+/// they grow old, nearly all of them superseded at once, and the KVS above and the system's cache
+/// below have them as well. A higher target for the old ones has no effect there.
+pub(super) const LEADER_CLEAN_MAX: u64 = 4 << 20;
+
+/// The same elsewhere, where getting a blob again takes the way up the tree.
+pub(super) const FOLLOWER_CLEAN_MAX: u64 = 16 << 20;
 
 /// A blob held.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ pub(super) struct Cache {
     dropped: u64,
     /// The part of `size` that may go.
     clean_size: u64,
+    clean_max: u64,
     last: u64,
     /// Dirty blobs to send, oldest first.
     queue: VecDeque<(u64, BlobRef)>,
@@ -56,12 +60,14 @@ pub(super) struct Cache {
     failed: BTreeMap<u64, BlobRef>,
 }
 
-impl Default for Cache {
-    fn default() -> Cache {
+impl Cache {
+    /// An empty cache that keeps so many bytes of clean blobs.
+    pub(super) fn new(clean_max: u64) -> Cache {
         Cache {
             slots: LruCache::unbounded(),
             size: 0,
             clean_size: 0,
+            clean_max,
             dropped: 0,
             last: 0,
             queue: VecDeque::new(),
@@ -69,9 +75,7 @@ impl Default for Cache {
             failed: BTreeMap::new(),
         }
     }
-}
 
-impl Cache {
     /// A blob, and whether it is ephemeral.
     pub(super) fn get(&mut self, now: Duration, blobref: &BlobRef) -> Option<(Bytes, bool)> {
         let slot = self.slots.get_mut(blobref)?;
@@ -239,9 +243,9 @@ impl Cache {
         self.drop_while(|cache, slot| cache.size > target && now.saturating_sub(slot.used) >= old);
     }
 
-    /// Drops the least recently used clean blobs above [`CLEAN_SIZE_MAX`].
+    /// Drops the least recently used clean blobs above `clean_max`.
     fn drop_excess(&mut self) {
-        self.drop_while(|cache, _| cache.clean_size > CLEAN_SIZE_MAX);
+        self.drop_while(|cache, _| cache.clean_size > cache.clean_max);
     }
 
     /// Drops clean blobs, the least recently used first, as long as `goes` says so of the next.
@@ -299,7 +303,7 @@ mod tests {
 
     #[test]
     fn flushing_waits_for_what_was_dirty() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
         let (a, a_bytes) = blob("a");
         let (b, b_bytes) = blob("b");
         assert!(cache.add_dirty(NOW, a, a_bytes.clone()));
@@ -317,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_goes_again() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
         let (a, bytes) = blob("a");
         cache.add_dirty(NOW, a, bytes.clone());
         cache.next_queued();
@@ -349,7 +353,7 @@ mod tests {
 
     #[test]
     fn dirty_blobs_are_never_dropped_and_old_ones_go_first() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
         let (dirty, bytes) = blob("dirty");
         cache.add_dirty(Duration::ZERO, dirty, bytes);
         for (seconds, text) in [(1, "one"), (2, "two"), (99, "new")] {

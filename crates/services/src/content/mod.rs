@@ -92,17 +92,21 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             hash
         }
     };
+    let leader = context.rank() == Rank::LEADER;
     let (done, mut done_rx) = mpsc::unbounded_channel();
     let mut content = Content {
         handle: context.handle.clone(),
         host: context.host(),
         config,
         hash,
-        leader: context.rank() == Rank::LEADER,
+        leader,
         started: Instant::now(),
-        cache: Cache::default(),
         hasher: Hasher::default(),
         mapped: Mapped::default(),
+        cache: Cache::new(match leader {
+            true => cache::LEADER_CLEAN_MAX,
+            false => cache::FOLLOWER_CLEAN_MAX,
+        }),
         freed: Freed::default(),
         loads: HashMap::new(),
         stores: HashMap::new(),

@@ -276,7 +276,13 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         truncate: false,
     };
     configure(&mut settings, &context.config(), &context.args)?;
-    let (mut worker, count) = Worker::start(settings.clone()).await?;
+    let (mut worker, count) = match Worker::start(settings.clone()).await {
+        Ok(started) => started,
+        Err(error) => {
+            context.log(Severity::Crit, error.to_string());
+            return Err(error.into());
+        }
+    };
     let text = format!(
         "{} ({count} objects) journal_mode={} synchronous={}",
         settings.path.display(),

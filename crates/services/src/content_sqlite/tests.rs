@@ -161,3 +161,130 @@ fn a_damaged_file_is_refused() {
     settings.truncate = true;
     assert!(Database::open(settings).is_ok());
 }
+
+#[test]
+fn damaged_blobs_are_never_passed_on() {
+    let scratch = Scratch::new("damage");
+    let large = b"large ".repeat(200);
+    let blobs: [&[u8]; 3] = [b"small", &large, b""];
+    {
+        let mut database = Database::open(scratch.settings()).expect("new file");
+        for blob in blobs {
+            database.store(blob).expect("stored");
+        }
+    }
+    for change in [
+        "object = x'00'",
+        "object = substr(object, 1, length(object) - 1)",
+        "object = NULL, size = -1",
+        "size = size + 1",
+        "size = 1 << 60",
+        "size = -7",
+    ] {
+        let path = scratch.settings().path;
+        let keep = path.with_extension("keep");
+        std::fs::copy(&path, &keep).expect("copied");
+        let raw = Connection::open(&path).expect("closed cleanly");
+        let sql = format!("UPDATE objects SET {change}");
+        raw.execute_batch(&sql).expect("known columns");
+        drop(raw);
+        let mut database = Database::open(scratch.settings()).expect("a sound file");
+        for blob in blobs {
+            let digest = BlobRef::hash(HashKind::Sha1, blob);
+            match database.load(digest.digest()) {
+                // Some changes do nothing to some blobs.
+                Ok(loaded) => assert_eq!(loaded, blob, "{change}"),
+                Err(error) => {
+                    assert_eq!(error.errno, Errno::EIO, "{change}");
+                    assert!(error.to_string().contains(&digest.to_string()), "{error}");
+                }
+            }
+        }
+        drop(database);
+        std::fs::rename(&keep, &path).expect("restored");
+    }
+}
+
+/// Whatever bytes of the file change, it is refused, or each blob is as it was or refused.
+#[test]
+fn damaged_files_lose_nothing_silently() {
+    let scratch = Scratch::new("flips");
+    let path = scratch.settings().path;
+    let blobs: Vec<Vec<u8>> = (0..40_u8)
+        .map(|n| vec![b'a' + n % 26; 20 * usize::from(n)])
+        .collect();
+    {
+        let mut database = Database::open(scratch.settings()).expect("new file");
+        for blob in &blobs {
+            database.store(blob).expect("stored");
+        }
+        database.put_checkpoint("{}").expect("stored");
+    }
+    let sound = std::fs::read(&path).expect("closed cleanly");
+    let (mut refused, mut lost, mut found) = (0, 0, 0);
+    let mut seed = 1_u64;
+    for round in 0..150 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let at = (seed >> 33) as usize % sound.len();
+        let mut bytes = sound.clone();
+        match round % 3 {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << (seed % 8),
+            _ => bytes[at..]
+                .iter_mut()
+                .take(64)
+                .for_each(|byte| *byte = 0xa5),
+        }
+        std::fs::write(&path, &bytes).expect("own file");
+        for suffix in ["-wal", "-shm", "-journal"] {
+            let mut file = path.clone().into_os_string();
+            file.push(suffix);
+            // Left by a round that was refused.
+            let _absent = std::fs::remove_file(file);
+        }
+        let mut database = match Database::open(scratch.settings()) {
+            Ok(database) => database,
+            Err(error) => {
+                assert!(error.to_string().contains("content.sqlite"), "{error}");
+                refused += 1;
+                continue;
+            }
+        };
+        for blob in &blobs {
+            match database.load(BlobRef::hash(HashKind::Sha1, blob).digest()) {
+                Ok(loaded) => {
+                    assert_eq!(loaded, *blob, "round {round}");
+                    found += 1;
+                }
+                Err(_) => lost += 1,
+            }
+        }
+    }
+    assert!(refused > 20 && found > 100, "{refused} {lost} {found}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_by_name() {
+    let scratch = Scratch::new("unusable");
+    let path = scratch.settings().path;
+    std::fs::create_dir(&path).expect("own directory");
+    let error = Database::open(scratch.settings())
+        .err()
+        .expect("a directory");
+    assert!(error.to_string().contains("content.sqlite"), "{error}");
+    std::fs::remove_dir(&path).expect("own directory");
+    std::fs::write(
+        &path,
+        "no database at all, but long enough to have a header".repeat(40),
+    )
+    .expect("own directory");
+    let error = Database::open(scratch.settings())
+        .err()
+        .expect("no database");
+    assert!(error.to_string().contains("content.sqlite"), "{error}");
+    let mut permissions = std::fs::metadata(&path).expect("there").permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&path, permissions).expect("own file");
+    let error = Database::open(scratch.settings()).err().expect("read-only");
+    assert!(error.to_string().contains("content.sqlite"), "{error}");
+}

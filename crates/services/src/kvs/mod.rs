@@ -194,9 +194,17 @@ async fn initial_root(
     let get = context
         .handle
         .call::<ContentCheckpointGet>(Dest::Rank(context.rank()), &Empty {});
-    // Whatever keeps a checkpoint from being read, there is none.
-    let Ok(checkpoints) = get.await else {
-        return Ok((blobref, 0));
+    let checkpoints = match get.await {
+        Ok(checkpoints) => checkpoints,
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOSYS) => {
+            return Ok((blobref, 0));
+        }
+        // To begin anew would hide everything that is stored.
+        Err(error) => {
+            let text = format!("error reading checkpoint: {error}");
+            context.log(Severity::Crit, &text);
+            return Err(Failure::new(error.errno, text));
+        }
     };
     let newest = match checkpoints.value {
         Value::Array(list) => list.into_iter().next(),
@@ -206,6 +214,8 @@ async fn initial_root(
     let Some((checkpoint, root)) =
         newest.and_then(|point| Some((point.clone(), point.rootref.parse::<BlobRef>().ok()?)))
     else {
+        let text = "the newest checkpoint has no usable rootref: starting with an empty root";
+        context.log(Severity::Err, text);
         return Ok((blobref, 0));
     };
     let when = utc(checkpoint.timestamp.unwrap_or(0.0));
