@@ -80,7 +80,11 @@ pub(crate) fn round_trip(uri: &str) -> Result<f64, String> {
 }
 
 fn put(key: String) -> Commit {
-    let dirent = TreeObj::Val(b"x".to_vec()).to_raw();
+    put_value(key, b"x")
+}
+
+fn put_value(key: String, value: &[u8]) -> Commit {
+    let dirent = TreeObj::Val(value.to_vec()).to_raw();
     Commit {
         ops: vec![Op {
             key,
@@ -130,6 +134,50 @@ pub(crate) fn kvs_lookups(uri: &str) -> Result<f64, String> {
             count += 1;
         }
         Ok(f64::from(count) / started.elapsed().as_secs_f64())
+    })
+}
+
+/// Directories of the large tree, and keys in each.
+const WIDTH: u32 = 1000;
+
+/// Fills the store with a million keys.
+pub(crate) fn kvs_fill(uri: &str) -> Result<(), String> {
+    connected(uri, async |client| {
+        for dir in 0..WIDTH {
+            // Directories that are equal would be one blob.
+            let value = dir.to_string();
+            let put = |n| put_value(format!("bench.large.d{dir}.k{n}"), value.as_bytes());
+            let ops = (0..WIDTH).flat_map(|n| put(n).ops);
+            let commit = Commit {
+                ops: ops.collect(),
+                ..put_value(String::new(), b"")
+            };
+            let call = client.handle().call::<KvsCommit>(Dest::Any, &commit);
+            call.await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    })
+}
+
+/// Seconds for a look-up of one of a million keys, each in another directory than the one before.
+pub(crate) fn kvs_scattered(uri: &str) -> Result<f64, String> {
+    const COUNT: u32 = 3000;
+    connected(uri, async |client| {
+        let started = Instant::now();
+        for n in 0..COUNT {
+            // Neither number divides the other, so the keys are all over the tree.
+            let (dir, key) = (n * 7 % WIDTH, n * 13 % WIDTH);
+            let lookup = Lookup {
+                key: format!("bench.large.d{dir}.k{key}"),
+                flags: 0,
+                namespace: Some(PRIMARY.into()),
+                rootdir: None,
+                rootseq: None,
+            };
+            let call = client.handle().call::<KvsLookup>(Dest::Any, &lookup);
+            call.await.map_err(|error| error.to_string())?;
+        }
+        Ok((started.elapsed() / COUNT).as_secs_f64())
     })
 }
 

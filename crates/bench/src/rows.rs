@@ -138,6 +138,20 @@ pub(crate) const ROWS: &[Row] = &[
         Unit::Seconds,
         archive::distribution,
     ),
+    long("kvs look-up among 1 M keys", Unit::Seconds, |flux| {
+        let instance = Instance::start(flux, 1)?;
+        probe::kvs_fill(&instance.uri)?;
+        Ok(Box::new(move || probe::kvs_scattered(&instance.uri)))
+    }),
+    long("rank 0 memory with 1 M keys", Unit::Megabytes, |flux| {
+        let flux = flux.to_owned();
+        Ok(Box::new(move || {
+            let instance = Instance::start(&flux, 1)?;
+            probe::kvs_fill(&instance.uri)?;
+            resident(&instance)
+        }))
+    }),
+    long("start with 10 k inactive jobs", Unit::Seconds, restart),
     long("rank 0 memory after 512 jobs", Unit::Megabytes, memory),
 ];
 
@@ -190,21 +204,67 @@ fn probed(flux: &Path, probe: fn(&str) -> Result<f64, String>) -> Prepared {
     Ok(Box::new(move || probe(&instance.uri)))
 }
 
-/// The resident memory of the leader.
+/// The resident memory of the leader after jobs.
 fn memory(flux: &Path) -> Prepared {
     let flux = flux.to_owned();
     Ok(Box::new(move || {
         let instance = Instance::start(&flux, 1)?;
         instance.flux(&["submit", "--cc=1-512", "--wait", "--quiet", "true"])?;
-        let pid = instance.flux(&["getattr", "broker.pid"])?;
-        let pid = String::from_utf8_lossy(&pid.stdout).trim().to_owned();
-        let path = format!("/proc/{pid}/status");
-        let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
-            .map(|kilobytes| kilobytes / 1024.0)
-            .ok_or_else(|| format!("{path}: no VmRSS"))
+        resident(&instance)
+    }))
+}
+
+/// The megabytes its leader has now.
+fn resident(instance: &Instance) -> Result<f64, String> {
+    let pid = instance.flux(&["getattr", "broker.pid"])?;
+    let pid = String::from_utf8_lossy(&pid.stdout).trim().to_owned();
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
+        .map(|kilobytes| kilobytes / 1024.0)
+        .ok_or_else(|| format!("{path}: no VmRSS"))
+}
+
+/// A directory that goes away.
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("bench: {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// An instance on a state directory with the jobs of an earlier one, until it lists them.
+fn restart(flux: &Path) -> Prepared {
+    let name = format!("bench-{}", std::process::id());
+    let scratch = Scratch(std::env::temp_dir().join(name));
+    std::fs::create_dir(&scratch.0).map_err(|error| error.to_string())?;
+    let flux = flux.to_owned();
+    let start = move |words: &[&str]| {
+        let status = Command::new(&flux)
+            .arg("start")
+            .arg(format!("-Sstatedir={}", scratch.0.display()))
+            .arg(&flux)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .map_err(|error| error.to_string())?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{}: {status}", words.join(" "))),
+        }
+    };
+    let mock = "--setattr=exec.test.run_duration=0s";
+    start(&["submit", "--cc=1-10000", "--wait", "--quiet", mock, "true"])?;
+    Ok(Box::new(move || {
+        let started = Instant::now();
+        start(&["jobs", "-a", "-c", "1"])?;
+        Ok(started.elapsed().as_secs_f64())
     }))
 }

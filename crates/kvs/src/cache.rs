@@ -19,6 +19,10 @@ const SIZE_MAX: usize = 128 << 20;
 /// find them here, later ones load them.
 const REPLACED_SIZE_MAX: usize = 2 << 20;
 
+/// How many times longer than values directories may be idle: values are mostly read once, while
+/// every key of a directory leads through it, and loading a large one takes ten times a look-up.
+const DIR_PATIENCE: u32 = 30;
+
 /// What an entry takes besides its blob, about.
 const SLOT_SIZE: usize = 256;
 
@@ -152,24 +156,28 @@ impl Cache {
         }
     }
 
-    /// Drops what has not been used for `idle`.
+    /// Drops what has not been used for `idle`; directories stay longer.
     pub fn expire(&mut self, idle: Duration) {
-        let now = self.now;
-        self.drop_while(|slot, _| now.saturating_sub(slot.used) > idle);
+        let keep = |slot: &Slot| match slot.dir {
+            Some(_) => idle * DIR_PATIENCE,
+            None => idle,
+        };
+        let goes = |slot: &Slot| self.now.saturating_sub(slot.used) > keep(slot);
+        let old = self.slots.iter().filter(|(_, slot)| goes(slot));
+        let old: Vec<BlobRef> = old.map(|(blobref, _)| *blobref).collect();
+        for blobref in old {
+            if let Some(slot) = self.slots.pop(&blobref) {
+                self.on_dropped(&slot);
+            }
+        }
     }
 
     /// Drops what was not used for longest until the rest is not too much.
     pub fn trim(&mut self) {
-        self.drop_while(|_, size| size > SIZE_MAX);
-    }
-
-    fn drop_while(&mut self, goes: impl Fn(&Slot, usize) -> bool) {
-        while let Some((_, slot)) = self.slots.peek_lru()
-            && goes(slot, self.size)
+        while self.size > SIZE_MAX
+            && let Some((_, slot)) = self.slots.pop_lru()
         {
-            if let Some((_, slot)) = self.slots.pop_lru() {
-                self.on_dropped(&slot);
-            }
+            self.on_dropped(&slot);
         }
     }
 

@@ -47,7 +47,7 @@ fn configure(
     config: &Map<String, Value>,
     args: &[String],
 ) -> Result<(), RpcError> {
-    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("{what}: Invalid argument"));
+    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("Invalid argument: {what}"));
     let choose = |value: &str, choices: &[&str], into: &mut String| {
         if !choices.contains(&value) {
             return Err(invalid(value));
