@@ -218,6 +218,18 @@ fn next_commit(who: usize, map: &mut Map, random: &mut Seeded) -> Vec<Op> {
     ops
 }
 
+/// A client's newest commit is answered. If it came with a checkpoint, what was answered `before`
+/// it was sent is safe.
+fn on_answer(all: &mut [History], who: usize, before: Option<Vec<usize>>) {
+    all[who].answered = all[who].versions.len() - 1;
+    if let Some(before) = before {
+        for (history, answered) in all.iter_mut().zip(before) {
+            history.kept = history.kept.max(answered);
+        }
+        all[who].kept = all[who].answered;
+    }
+}
+
 /// Commits without end.
 async fn client(handle: Handle, who: usize, mut random: Seeded, all: Rc<RefCell<Vec<History>>>) {
     loop {
@@ -234,15 +246,7 @@ async fn client(handle: Handle, who: usize, mut random: Seeded, all: Rc<RefCell<
         let commit = commit_to(PRIMARY, ops, flags);
         let done = handle.call::<KvsCommit>(Dest::Any, &commit).await;
         done.expect("nothing is wrong with it");
-        let mut all = all.borrow_mut();
-        all[who].answered = all[who].versions.len() - 1;
-        if sync {
-            for (history, answered) in all.iter_mut().zip(before) {
-                history.kept = history.kept.max(answered);
-            }
-            all[who].kept = all[who].answered;
-        }
-        drop(all);
+        on_answer(&mut all.borrow_mut(), who, sync.then_some(before));
         // What was answered is there for whoever asks next.
         if let Some((key, value)) = map.iter().nth(random.below(map.len() as u64) as usize) {
             let found = get(&handle, PRIMARY, key.clone()).await;
@@ -320,10 +324,11 @@ fn crash_again_and_again(seed: u64) {
             }
         });
         DISK.with_borrow_mut(|disk| disk.crash(&mut random));
+        let histories = all.take();
         maps = instance(async |local| {
             let handle = local.client(None);
             let mut maps = Vec::new();
-            for (who, history) in all.borrow().iter().enumerate() {
+            for (who, history) in histories.iter().enumerate() {
                 maps.push(survived(&handle, who, history).await);
             }
             maps

@@ -195,7 +195,7 @@ fn check(broker: &Broker, known: &mut Known, round: u64) -> Result<(), String> {
         let handle = client.handle();
         for ((of, who), progress) in &mut known.committers {
             // What is older was looked at before, save a sample of it.
-            if of + 1 == round || (of + round) % 16 == 0 {
+            if of + 1 == round || (*of + round).is_multiple_of(16) {
                 check_committer(handle, *of, *who, progress).await?;
             }
         }
@@ -310,7 +310,7 @@ async fn commit_until(client: &Client, round: u64, answers: u64, sync_every: u64
     let mut sent = 0;
     let mut next = |who: usize, progress: &mut [Progress], before: &mut [Vec<u64>]| {
         sent += 1;
-        let sync = sent % sync_every == 0;
+        let sync = u64::is_multiple_of(sent, sync_every);
         if sync {
             before[who] = progress.iter().map(|other| other.answered).collect();
         }

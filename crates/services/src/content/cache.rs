@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn one_blob_tries_for_all_that_were_refused() {
-        let mut cache = Cache::default();
+        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
         let (a, a_bytes) = blob("a");
         let (b, b_bytes) = blob("b");
         for (blobref, bytes) in [(b, b_bytes), (a, a_bytes)] {

@@ -297,5 +297,9 @@ async fn wait_for(
                 return Ok(0);
             }
         }
+        // Each answer has whole lines, if it is a log at all.
+        if !decoder.is_empty() {
+            return Err(improper());
+        }
     }
 }
