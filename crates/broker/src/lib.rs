@@ -22,6 +22,7 @@ mod log;
 mod modules;
 mod overlay;
 mod overlay_service;
+mod parent;
 mod persist;
 mod rc;
 mod router;

@@ -30,7 +30,7 @@ use crate::modules::Program;
 use crate::overlay::{Listener, Overlay, ParentCard, place_attributes};
 use crate::router::Router;
 use crate::rundir::Cleanup;
-use crate::{cleanup, connector, groups, internal, runat, rundir, services};
+use crate::{cleanup, connector, groups, internal, parent, runat, rundir, services};
 
 /// Runs `flux broker` with the words after it and the modules this program has.
 pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
@@ -616,6 +616,9 @@ fn enter(broker: &Rc<Broker>, start: &mut Start, state: State) {
             }
         }
         State::Init => {
+            if broker.router.rank() == Rank::LEADER {
+                parent::announce(&broker);
+            }
             tokio::task::spawn_local(async move {
                 match runat::run_rc(&broker, "rc1", "broker.rc1_path").await {
                     None => broker.post("rc1-none"),

@@ -337,8 +337,22 @@ pub(crate) async fn run_rc(broker: &Rc<Broker>, list: &str, attribute: &str) -> 
         .unwrap_or_default();
     match path.as_str() {
         "" => None,
-        "flux modprobe rc1" => Some(crate::rc::start(broker).await),
-        "flux modprobe rc3" => Some(crate::rc::stop(broker).await),
+        // Built in, and logged as the command it stands for.
+        command @ ("flux modprobe rc1" | "flux modprobe rc3") => {
+            let started = Instant::now();
+            let code = match list {
+                "rc1" => crate::rc::start(broker).await,
+                _ => crate::rc::stop(broker).await,
+            };
+            let status = ExitStatus::from_raw((code & 0xff) << 8);
+            Some(report(
+                broker,
+                &format!("{list}.0"),
+                command,
+                started,
+                Ok(status),
+            ))
+        }
         command => Some(run_logged(broker, list, 0, command).await),
     }
 }

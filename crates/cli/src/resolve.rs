@@ -77,6 +77,15 @@ fn localized(uri: &str, local: Option<bool>) -> Result<String, Fail> {
     }
 }
 
+/// A URI in the form that reaches it directly, where it names this host.
+pub(crate) fn nearest(uri: &str) -> Result<String, Fail> {
+    let host = uri
+        .strip_prefix("ssh://")
+        .and_then(|rest| rest.split('/').next());
+    let here = host == Some(crate::hostname()?.as_str());
+    localized(uri, here.then_some(true))
+}
+
 async fn current(client: &Client) -> Result<String, Fail> {
     // A job's socket is known from the environment; the broker knows it by the same name.
     match std::env::var("FLUX_URI") {

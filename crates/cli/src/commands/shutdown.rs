@@ -17,7 +17,7 @@ use types::{Errno, Rank};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag, maybe};
-use crate::resolve::{Options, resolve};
+use crate::resolve::{Options, nearest, resolve};
 use crate::{err, output};
 
 const PROG: &str = "flux-shutdown";
@@ -65,8 +65,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             Some(text) => text
                 .parse::<i32>()
                 .map_err(|_| Fail::new(format!("invalid verbosity: {text}")))?
-                .saturating_add(5),
-            None if args.has("verbose") => 5 + i32::try_from(args.count("verbose")).unwrap_or(2),
+                .saturating_add(6),
+            None if args.has("verbose") => 6 + i32::try_from(args.count("verbose")).unwrap_or(1),
             None if args.has("quiet") => 3,
             None => 6,
         };
@@ -97,10 +97,11 @@ async fn connect(target: Option<&String>) -> Result<Client, Fail> {
                 local: std::env::var_os("FLUX_URI_RESOLVE_LOCAL").map(|_| true),
                 wait: false,
             };
-            Some(resolve(target, options).await.map_err(|fail| {
+            let uri = resolve(target, options).await.map_err(|fail| {
                 err!("flux-uri: ERROR: {}", fail.text);
                 Fail::new(format!("failed to resolve target {target} to a Flux URI"))
-            })?)
+            })?;
+            Some(nearest(&uri)?)
         }
     };
     client::open(uri.as_deref())

@@ -486,7 +486,9 @@ async fn in_background(client: &Client, id: JobId, verbose: bool) -> Outcome {
                 let Some(uri) = entry.get_str("uri") else {
                     continue;
                 };
-                let instance = client::open(Some(uri))
+                // Most often it is on this host.
+                let uri = crate::resolve::nearest(uri)?;
+                let instance = client::open(Some(&uri))
                     .await
                     .map_err(|error| Fail::new(error.to_string()))?;
                 let call = instance
