@@ -24,14 +24,17 @@ mod overlay;
 mod overlay_service;
 mod parent;
 mod persist;
+mod place;
 mod rc;
 mod router;
 mod run;
 mod runat;
 mod rundir;
 mod services;
+mod settings;
 mod signals;
 mod start;
+mod states;
 
 pub use run::broker_main;
 pub use start::start_main;
