@@ -8,6 +8,11 @@
 //! Life of a child: `Unknown` until its hello; then the status it reports; then `Offline` after a
 //! goodbye or `Lost` otherwise. A lost child can return only as a new broker, with a new uuid.
 //! There is no reconnection to a parent: losing it ends the broker.
+//!
+//! Children and the heartbeat are here; `hello` admits a child, `parent` is the side of the parent.
+
+mod hello;
+mod parent;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -18,6 +23,9 @@ use types::{Errno, Rank, fsd};
 
 use crate::status::{Control, Status, Version};
 use crate::topology::{Subtree, Topology};
+
+pub use hello::{Hello, HelloError};
+use parent::Parent;
 
 /// How bad a log line is (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,83 +99,6 @@ pub struct Config {
     pub torpid_min: Duration,
     /// How long until its parent calls it unresponsive; zero for never.
     pub torpid_max: Duration,
-}
-
-/// The first message of a child.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// Its rank.
-    pub rank: Rank,
-    /// Its version.
-    pub version: Version,
-    /// The uuid of its broker process.
-    pub uuid: String,
-    /// The status of its subtree.
-    pub status: Status,
-    /// Its host name, if it says.
-    pub hostname: Option<String>,
-}
-
-/// Why a hello was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum HelloError {
-    /// The sender is not the instance owner.
-    #[error("not the instance owner")]
-    NotOwner,
-    /// The status is none that a live broker can have.
-    #[error("malformed hello")]
-    Malformed,
-    /// Another host is configured for that rank.
-    #[error("{configured} is configured as rank {rank}: mismatched config?")]
-    HostMismatch {
-        /// The rank it claims.
-        rank: Rank,
-        /// The host configured for it.
-        configured: String,
-    },
-    /// The tree has it elsewhere.
-    #[error("rank {rank} is not a child of rank {parent}: mismatched config?")]
-    NotChild {
-        /// The rank it claims.
-        rank: Rank,
-        /// Us.
-        parent: Rank,
-    },
-    /// Major or minor versions differ.
-    #[error("client ({client}) version mismatched with server ({server})")]
-    VersionMismatch {
-        /// The child's.
-        client: Version,
-        /// Ours.
-        server: Version,
-    },
-    /// We are shutting down. There is no answer: the peer was told to disconnect.
-    #[error("shutting down")]
-    Closing,
-}
-
-impl HelloError {
-    /// The error number of the answer; `None` when nothing is answered.
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            HelloError::NotOwner => Some(Errno::EPERM),
-            HelloError::Malformed => Some(Errno::EPROTO),
-            HelloError::HostMismatch { .. }
-            | HelloError::NotChild { .. }
-            | HelloError::VersionMismatch { .. } => Some(Errno::EINVAL),
-            HelloError::Closing => None,
-        }
-    }
-
-    /// The text of the answer.
-    pub fn response_text(&self) -> Option<String> {
-        match self {
-            HelloError::NotChild { .. } | HelloError::VersionMismatch { .. } => {
-                Some(self.to_string())
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Why a request about some rank cannot be served.
@@ -245,20 +176,6 @@ struct Child {
     uuid: Option<String>,
     last_heard: Duration,
     torpid: bool,
-}
-
-enum Parent {
-    /// Rank 0 has none.
-    None,
-    /// Hello was not answered yet.
-    Joining,
-    Connected {
-        uuid: String,
-        /// When we last sent anything.
-        last_sent: Duration,
-    },
-    /// Left, lost or refused.
-    Gone,
 }
 
 /// The state of one broker's neighbourhood.
@@ -410,120 +327,6 @@ impl Overlay {
 
     // The side of the children.
 
-    /// Judges a hello. On success the child is connected, and the answer is our uuid.
-    /// Errors: [`HelloError`], with what to answer; what to log is among the effects.
-    pub fn on_hello(
-        &mut self,
-        now: Duration,
-        hello: &Hello,
-        is_owner: bool,
-        out: &mut Effects,
-    ) -> Result<(), HelloError> {
-        if self.closing {
-            self.on_stranger(&hello.uuid, out);
-            return Err(HelloError::Closing);
-        }
-        match self.check_hello(hello, is_owner) {
-            Ok(index) => {
-                self.accept(now, index, hello, out);
-                Ok(())
-            }
-            Err(error) => {
-                self.reject(hello, &error, out);
-                Err(error)
-            }
-        }
-    }
-
-    fn check_hello(&self, hello: &Hello, is_owner: bool) -> Result<usize, HelloError> {
-        if !is_owner {
-            return Err(HelloError::NotOwner);
-        }
-        if !hello.status.is_connected() {
-            return Err(HelloError::Malformed);
-        }
-        let (rank, parent) = (hello.rank, self.config.rank);
-        let index = self
-            .index(rank)
-            .ok_or(HelloError::NotChild { rank, parent })?;
-        let configured = &self.children[index].host;
-        if hello
-            .hostname
-            .as_ref()
-            .is_some_and(|name| !configured.is_empty() && name != configured)
-        {
-            return Err(HelloError::HostMismatch {
-                rank,
-                configured: configured.clone(),
-            });
-        }
-        if !hello.version.fits(self.config.version) {
-            let (client, server) = (hello.version, self.config.version);
-            return Err(HelloError::VersionMismatch { client, server });
-        }
-        // A uuid in use by another child would make the two indistinguishable.
-        if self.by_uuid.get(&hello.uuid).is_some_and(|i| *i != index) {
-            return Err(HelloError::Malformed);
-        }
-        Ok(index)
-    }
-
-    fn accept(&mut self, now: Duration, index: usize, hello: &Hello, out: &mut Effects) {
-        let rank = hello.rank;
-        let crashed = self.children[index].uuid.is_some();
-        let again = crashed || self.children[index].status == Status::Lost;
-        if crashed {
-            let text = format!(
-                "{} reconnected after crash, dropping old connection state",
-                self.who(index)
-            );
-            out.push(Effect::Log(Level::Err, text));
-            self.detach(now, index, Status::Lost, "lost connection", out);
-        }
-        let host = hello
-            .hostname
-            .as_ref()
-            .unwrap_or(&self.children[index].host);
-        let text = format!(
-            "accepting connection from {host} (rank {rank}) status {}",
-            hello.status
-        );
-        out.push(Effect::Log(
-            if again { Level::Err } else { Level::Debug },
-            text,
-        ));
-        self.by_uuid.insert(hello.uuid.clone(), index);
-        let child = &mut self.children[index];
-        child.uuid = Some(hello.uuid.clone());
-        child.error = None;
-        child.last_heard = now;
-        self.set_child_status(now, index, hello.status, out);
-    }
-
-    fn reject(&mut self, hello: &Hello, error: &HelloError, out: &mut Effects) {
-        if *error == HelloError::NotOwner {
-            return;
-        }
-        let index = self.index(hello.rank);
-        if matches!(error, HelloError::VersionMismatch { .. })
-            && let Some(index) = index
-        {
-            self.children[index].error = Some(error.to_string());
-            out.push(Effect::HealthChanged);
-        }
-        let configured = index.map(|i| self.children[i].host.as_str());
-        let host = hello
-            .hostname
-            .as_deref()
-            .or(configured)
-            .unwrap_or("unknown host");
-        let text = format!(
-            "rejecting connection from {host} (rank {}): {error}",
-            hello.rank
-        );
-        out.push(Effect::Log(Level::Err, text));
-    }
-
     /// A message from someone who is not a connected child: send it away.
     pub fn on_stranger(&mut self, uuid: &str, out: &mut Effects) {
         out.push(Effect::SendChild(uuid.to_owned(), Control::Disconnect));
@@ -592,106 +395,6 @@ impl Overlay {
         out.push(Effect::CloseChild(uuid));
         self.detach(now, index, Status::Lost, "administrative disconnect", out);
         Ok(())
-    }
-
-    // The side of the parent.
-
-    /// The hello to send to the parent.
-    pub fn hello(&mut self, uuid: &str, hostname: Option<String>) -> Hello {
-        self.told_parent = Some(self.status);
-        Hello {
-            rank: self.config.rank,
-            version: self.config.version,
-            uuid: uuid.to_owned(),
-            status: self.status,
-            hostname,
-        }
-    }
-
-    /// The parent answered hello with its uuid or an error's text.
-    pub fn on_hello_response(
-        &mut self,
-        now: Duration,
-        response: Result<&str, &str>,
-        out: &mut Effects,
-    ) {
-        if !matches!(self.parent, Parent::Joining) {
-            return;
-        }
-        match response {
-            Ok(uuid) => {
-                let rank = self
-                    .config
-                    .topology
-                    .parent(self.config.rank)
-                    .unwrap_or(Rank::LEADER);
-                out.push(Effect::Log(
-                    Level::Debug,
-                    format!("hello parent {rank} {uuid}"),
-                ));
-                self.parent = Parent::Connected {
-                    uuid: uuid.to_owned(),
-                    last_sent: now,
-                };
-                self.tell_parent(now, out);
-            }
-            Err(text) => {
-                out.push(Effect::Log(Level::Err, format!("overlay.hello: {text}")));
-                self.leave_parent(out);
-                out.push(Effect::ParentFail);
-            }
-        }
-    }
-
-    /// Something was sent to the parent: no heartbeat is due for a while. Messages among our own
-    /// effects are counted already.
-    pub fn on_sent_to_parent(&mut self, now: Duration) {
-        if let Parent::Connected { last_sent, .. } = &mut self.parent {
-            *last_sent = now;
-        }
-    }
-
-    /// A control message from the parent.
-    pub fn on_parent_control(&mut self, control: Control, out: &mut Effects) {
-        let attached = matches!(self.parent, Parent::Joining | Parent::Connected { .. });
-        if control == Control::Disconnect && attached {
-            let rank = self
-                .config
-                .topology
-                .parent(self.config.rank)
-                .unwrap_or(Rank::LEADER);
-            let host = &self.config.parent_host;
-            let text = format!("{host} (rank {rank}) sent disconnect control message");
-            out.push(Effect::Log(Level::Crit, text));
-            out.push(Effect::CloseParent);
-            self.leave_parent(out);
-            out.push(Effect::ParentFail);
-        }
-    }
-
-    /// The connection to the parent dropped. Nothing happens if we have left it.
-    pub fn on_parent_lost(&mut self, out: &mut Effects) {
-        if matches!(self.parent, Parent::Joining | Parent::Connected { .. }) {
-            self.leave_parent(out);
-            out.push(Effect::ParentFail);
-        }
-    }
-
-    /// The parent answered our goodbye: losing it is no failure any more.
-    pub fn on_goodbye_response(&mut self, out: &mut Effects) {
-        if matches!(self.parent, Parent::Connected { .. }) {
-            self.leave_parent(out);
-        }
-    }
-
-    /// Cut the connection to the parent (`overlay.disconnect-parent`).
-    pub fn disconnect_parent(&mut self, reason: &str, out: &mut Effects) {
-        if matches!(self.parent, Parent::Joining | Parent::Connected { .. }) {
-            out.push(Effect::Log(Level::Crit, format!("disconnecting: {reason}")));
-            out.push(Effect::CloseParent);
-            self.leave_parent(out);
-            out.push(Effect::ParentFail);
-        }
     }
 
     /// The instance's heartbeat: say that we live, and look who does not.
@@ -796,21 +499,6 @@ impl Overlay {
             status,
             torpid,
         });
-    }
-
-    fn tell_parent(&mut self, now: Duration, out: &mut Effects) {
-        if let Parent::Connected { last_sent, .. } = &mut self.parent
-            && self.told_parent != Some(self.status)
-        {
-            *last_sent = now;
-            self.told_parent = Some(self.status);
-            out.push(Effect::SendParent(Control::Status(self.status)));
-        }
-    }
-
-    fn leave_parent(&mut self, out: &mut Effects) {
-        self.parent = Parent::Gone;
-        out.push(Effect::FailParentRpcs);
     }
 }
 
