@@ -97,14 +97,6 @@ fn suffix_loader(path: &Path) -> Option<&'static str> {
     versioned.then_some("module-exec")
 }
 
-/// The name a module gets from its path.
-pub(crate) fn name_of(path: &str) -> &str {
-    let file = path.rsplit('/').next().unwrap_or_default();
-    file.split_once(".so")
-        .or_else(|| file.split_once(".py"))
-        .map_or(file, |(name, _)| name)
-}
-
 impl External {
     /// The module's function: runs it until its process ends.
     pub(crate) fn main(self, broker: Rc<Broker>) -> impl FnOnce(Context) -> ModuleFuture {

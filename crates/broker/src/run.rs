@@ -117,7 +117,6 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
         .to_owned();
     let listener =
         connector::bind(socket.as_ref()).map_err(|error| format!("{socket}: {error}"))?;
-    // Programs started from here learn about this instance, not the enclosing one.
     let (events, events_rx) = mpsc::unbounded_channel();
     let parts = Parts {
         router,

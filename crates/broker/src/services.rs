@@ -251,7 +251,7 @@ fn list_modules(broker: &Broker) -> Vec<Module> {
 }
 
 async fn load_module(broker: &Shared, load: Load) -> Result<(), RpcError> {
-    let stem = external::name_of(&load.path).to_owned();
+    let stem = proto::module::name_of(&load.path).to_owned();
     let name = load.name.clone().unwrap_or_else(|| stem.clone());
     // The modules that come with the program stand in for the reference's files of that name.
     if load.loader.is_none()

@@ -151,7 +151,7 @@ fn default_attributes(args: &Args) -> Result<Attrs, String> {
     Ok(attrs)
 }
 
-/// A duration attribute in seconds; zero where it says none.
+/// A duration attribute; zero where it says none.
 pub(crate) fn duration_attribute(attrs: &Attrs, name: &str) -> Result<Duration, String> {
     let text = attrs.get(name).unwrap_or("0");
     match types::fsd::parse_duration(text) {

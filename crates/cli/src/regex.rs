@@ -172,19 +172,7 @@ fn in_class(atom: &[char], c: char) -> bool {
     } else {
         atom.len()
     };
-    let set = &atom[start.min(end)..end];
-    let mut found = false;
-    let mut at = 0;
-    while at < set.len() {
-        if at + 2 < set.len() && set[at + 1] == '-' {
-            found |= (set[at]..=set[at + 2]).contains(&c);
-            at += 3;
-        } else {
-            found |= set[at] == c;
-            at += 1;
-        }
-    }
-    found != negate
+    types::glob::is_in_set(&atom[start.min(end)..end], c) != negate
 }
 
 #[cfg(test)]

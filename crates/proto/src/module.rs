@@ -25,6 +25,14 @@ pub struct Load {
     pub exec: bool,
 }
 
+/// The name a module gets from its path: the file's, without its suffix.
+pub fn name_of(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    file.split_once(".so")
+        .or_else(|| file.split_once(".py"))
+        .map_or(file, |(name, _)| name)
+}
+
 /// A module to remove.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Remove {

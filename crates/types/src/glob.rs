@@ -41,7 +41,11 @@ fn class(pattern: &[char], c: char) -> Option<usize> {
     let negate = matches!(pattern.get(1), Some('!' | '^'));
     let start = if negate { 2 } else { 1 };
     let end = start + 1 + pattern.get(start + 1..)?.iter().position(|c| *c == ']')?;
-    let set = &pattern[start..end];
+    (is_in_set(&pattern[start..end], c) != negate).then_some(end + 1)
+}
+
+/// Whether a character is in what stands between brackets: characters, and ranges such as `a-z`.
+pub fn is_in_set(set: &[char], c: char) -> bool {
     let mut found = false;
     let mut at = 0;
     while at < set.len() {
@@ -53,7 +57,7 @@ fn class(pattern: &[char], c: char) -> Option<usize> {
             at += 1;
         }
     }
-    (found != negate).then_some(end + 1)
+    found
 }
 
 #[cfg(test)]

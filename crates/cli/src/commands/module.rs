@@ -6,7 +6,7 @@ use proto::Empty;
 use proto::broker::{
     Debug, RusageWho, ServiceDebug, ServiceRusage, ServiceStats, ServiceStatsClear,
 };
-use proto::module::{Load, Module, ModuleList, ModuleLoad, ModuleRemove, Remove};
+use proto::module::{Load, Module, ModuleList, ModuleLoad, ModuleRemove, Remove, name_of};
 use rpc::Dest;
 use serde_json::Value;
 use types::Errno;
@@ -150,13 +150,6 @@ fn canonical(module: &str) -> Result<String, Fail> {
     Ok(path.display().to_string())
 }
 
-/// The name a module gets from its path.
-pub(crate) fn name_of(module: &str) -> String {
-    let base = module.rsplit('/').next().unwrap_or(module);
-    let base = base.split(".so").next().unwrap_or(base);
-    base.strip_suffix(".py").unwrap_or(base).to_owned()
-}
-
 async fn load_module(client: &client::Client, args: &Args) -> Result<(), Fail> {
     let (module, rest) = args.words.split_first().ok_or(Fail::silent(1))?;
     let request = Load {
@@ -243,7 +236,8 @@ fn reload(words: &[String]) -> i32 {
         let client = fail::connect().await?;
         let name = args
             .get("name")
-            .map_or_else(|| name_of(module), str::to_owned);
+            .unwrap_or_else(|| name_of(module))
+            .to_owned();
         remove_module(&client, &name, &args).await?;
         load_module(&client, &args).await?;
         Ok(0)

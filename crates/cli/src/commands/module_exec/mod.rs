@@ -86,7 +86,7 @@ fn serve_client(name: Option<&str>, path: &str, arguments: &[String]) -> Result<
     let module = Module::open(path).map_err(Fail::new)?;
     let name = match name {
         Some(name) => name.to_owned(),
-        None => super::module::name_of(path),
+        None => proto::module::name_of(path).to_owned(),
     };
     let handle = Handle::open(&module, None).map_err(Fail::new)?;
     let (attrs, config) = immutable_state()?;
