@@ -22,6 +22,7 @@ fn start(words: Vec<OsString>) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    types::fluid::follow_locale();
     let words: Vec<OsString> = std::env::args_os().collect();
     // Job shells are started by this name, once for every job and node: nothing else comes first.
     let name = words.first().map(Path::new).and_then(Path::file_name);

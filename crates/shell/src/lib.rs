@@ -74,6 +74,8 @@ pub fn shell_main(words: Vec<OsString>) -> ExitCode {
 
 /// Runs the shell of one job. Returns its exit code.
 fn shell(words: &[OsString]) -> u8 {
+    // A forked shell has an environment of its own.
+    types::fluid::follow_locale();
     let log = Rc::new(Log::new());
     let id = match parse(words) {
         Ok(id) => id,

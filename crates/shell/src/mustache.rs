@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use types::fluid::{Encoding, F58Prefix};
+use types::fluid::Encoding;
 
 use crate::job::Job;
 
@@ -53,7 +53,7 @@ fn value(tag: &str, scope: &Scope<'_>) -> Option<String> {
     let (family, key) = tag.split_once('.')?;
     match family {
         "id" | "jobid" => {
-            let encoding = Encoding::from_name(key, F58Prefix::from_env())?;
+            let encoding = Encoding::from_name(key)?;
             match key {
                 "f58" => Some(job.f58.clone()),
                 _ => Some(job.id.encode(encoding)),

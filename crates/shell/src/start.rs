@@ -19,7 +19,6 @@ use proto::shell::{ATTRIBUTES, ATTRIBUTES_VARIABLE};
 use rpc::{Dest, RpcError};
 use serde_json::{Map, Value, json};
 use spec::ResourceSet;
-use types::fluid::{Encoding, F58Prefix};
 use types::{Errno, IdSet, JobId, Rank};
 
 use crate::fatal::Fatal;
@@ -281,11 +280,11 @@ fn make_job(id: JobId, signed: String, resources: String) -> Result<Job, Fatal> 
     let forced = jobspec
         .environment()
         .is_some_and(|env| env.contains_key("FLUX_F58_FORCE_ASCII"));
-    let prefix = match forced {
-        true => F58Prefix::Ascii,
-        false => F58Prefix::from_env(),
+    let f58 = match forced {
+        true => id.f58_plain(),
+        false => id.f58(),
     };
-    Job::new(id, id.encode(Encoding::F58(prefix)), jobspec, resources)
+    Job::new(id, f58, jobspec, resources)
 }
 
 fn verbosity(job: &Job) -> i64 {

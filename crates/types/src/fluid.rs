@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{Errno, JobId};
 
@@ -56,39 +58,29 @@ impl ParseIdError {
     }
 }
 
-/// The first character of an F58 id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum F58Prefix {
-    /// `ƒ`, which needs a terminal that shows UTF-8.
-    #[default]
-    Unicode,
-    /// `f`, for every other terminal.
-    Ascii,
+/// Whether ids begin with `f`, not `ƒ`. A program's decision, so libraries and their tests do not
+/// depend on the environment.
+static PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// Makes ids begin with `ƒ` if the locale's character set is UTF-8 and `FLUX_F58_FORCE_ASCII` is
+/// unset, else with `f` (RFC 19). Programs call it once, before they write ids; otherwise `ƒ` is
+/// written.
+pub fn follow_locale() {
+    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = text("LC_ALL")
+        .or_else(|| text("LC_CTYPE"))
+        .or_else(|| text("LANG"));
+    let forced = std::env::var_os("FLUX_F58_FORCE_ASCII").is_some();
+    PLAIN.store(forced || !shows_utf8(locale.as_deref()), Relaxed);
 }
 
-impl F58Prefix {
-    /// The prefix for this process: `ƒ` if the locale's character set is UTF-8 and
-    /// `FLUX_F58_FORCE_ASCII` is unset.
-    pub fn from_env() -> F58Prefix {
-        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let locale = text("LC_ALL")
-            .or_else(|| text("LC_CTYPE"))
-            .or_else(|| text("LANG"));
-        let forced = std::env::var_os("FLUX_F58_FORCE_ASCII").is_some();
-        F58Prefix::for_locale(locale.as_deref(), forced)
-    }
-
-    /// As [`F58Prefix::from_env`] for a given locale name such as `en_US.UTF-8`.
-    pub fn for_locale(locale: Option<&str>, force_ascii: bool) -> F58Prefix {
-        let codeset = locale
-            .and_then(|name| name.split_once('.'))
-            .map(|(_, codeset)| codeset);
-        let codeset = codeset.map(|text| text.split('@').next().unwrap_or(text));
-        match codeset {
-            Some(set) if !force_ascii && is_utf8(set) => F58Prefix::Unicode,
-            _ => F58Prefix::Ascii,
-        }
-    }
+/// Whether a locale of this name, such as `en_US.UTF-8`, has that character set.
+fn shows_utf8(locale: Option<&str>) -> bool {
+    let codeset = locale
+        .and_then(|name| name.split_once('.'))
+        .map(|(_, codeset)| codeset);
+    let codeset = codeset.map(|text| text.split('@').next().unwrap_or(text));
+    codeset.is_some_and(is_utf8)
 }
 
 fn is_utf8(codeset: &str) -> bool {
@@ -108,24 +100,26 @@ pub enum Encoding {
     Kvs,
     /// `window-reverse-store--agent-academy-academy`.
     Words,
-    /// Base 58 with the given prefix.
-    F58(F58Prefix),
+    /// Base 58 after `ƒ`, or `f` where the locale has no such character.
+    F58,
+    /// Base 58 after `f`.
+    F58Plain,
     /// Base 576 of RFC 19.
     Emoji,
 }
 
 impl Encoding {
     /// The encoding with the name commands use: `dec`, `hex`, `dothex`, `kvs`, `words`, `f58`,
-    /// `f58plain` or `emoji`. `prefix` is what `f58` means here.
-    pub fn from_name(name: &str, prefix: F58Prefix) -> Option<Encoding> {
+    /// `f58plain` or `emoji`.
+    pub fn from_name(name: &str) -> Option<Encoding> {
         Some(match name {
             "dec" => Encoding::Dec,
             "hex" => Encoding::Hex,
             "dothex" => Encoding::DotHex,
             "kvs" => Encoding::Kvs,
             "words" => Encoding::Words,
-            "f58" => Encoding::F58(prefix),
-            "f58plain" => Encoding::F58(F58Prefix::Ascii),
+            "f58" => Encoding::F58,
+            "f58plain" => Encoding::F58Plain,
             "emoji" => Encoding::Emoji,
             _ => return None,
         })
@@ -165,15 +159,18 @@ impl JobId {
             Encoding::DotHex => self.dothex(),
             Encoding::Kvs => self.kvs_path(),
             Encoding::Words => self.words(),
-            Encoding::F58(F58Prefix::Unicode) => self.f58(),
-            Encoding::F58(F58Prefix::Ascii) => self.f58_plain(),
+            Encoding::F58 => self.f58(),
+            Encoding::F58Plain => self.f58_plain(),
             Encoding::Emoji => self.emoji(),
         }
     }
 
-    /// The main form, `ƒ28CyQtf`.
+    /// The main form, `ƒ28CyQtf`, or `f28CyQtf` as [`follow_locale`] decided.
     pub fn f58(self) -> String {
-        format!("ƒ{}", self.base58())
+        match PLAIN.load(Relaxed) {
+            true => self.f58_plain(),
+            false => format!("ƒ{}", self.base58()),
+        }
     }
 
     /// The main form with the ASCII prefix, `f28CyQtf`.
@@ -240,7 +237,7 @@ impl JobId {
 }
 
 impl fmt::Display for JobId {
-    /// The F58 form with the `ƒ` prefix (RFC 19).
+    /// The F58 form (RFC 19), as [`JobId::f58`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.f58())
     }
@@ -499,7 +496,7 @@ mod tests {
         for (value, texts) in rows {
             let id = JobId(value);
             for (name, text) in names.iter().zip(texts) {
-                let encoding = Encoding::from_name(name, F58Prefix::Unicode).unwrap();
+                let encoding = Encoding::from_name(name).unwrap();
                 assert_eq!(id.encode(encoding), text);
                 assert_eq!(text.parse(), Ok(id), "{text}");
             }
@@ -564,16 +561,16 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_follows_the_locale() {
-        for (locale, force, prefix) in [
-            (Some("en_US.UTF-8"), false, F58Prefix::Unicode),
-            (Some("C.utf8"), false, F58Prefix::Unicode),
-            (Some("de_DE.UTF-8@euro"), false, F58Prefix::Unicode),
-            (Some("en_US.UTF-8"), true, F58Prefix::Ascii),
-            (Some("C"), false, F58Prefix::Ascii),
-            (None, false, F58Prefix::Ascii),
+    fn only_utf_8_locales_show_the_prefix() {
+        for (locale, shown) in [
+            (Some("en_US.UTF-8"), true),
+            (Some("C.utf8"), true),
+            (Some("de_DE.UTF-8@euro"), true),
+            (Some("de_DE.ISO-8859-1"), false),
+            (Some("C"), false),
+            (None, false),
         ] {
-            assert_eq!(F58Prefix::for_locale(locale, force), prefix);
+            assert_eq!(shows_utf8(locale), shown, "{locale:?}");
         }
     }
 
@@ -604,7 +601,7 @@ mod tests {
         fn every_form_round_trips(value: u64) {
             let id = JobId(value);
             for name in ["dec", "hex", "dothex", "kvs", "words", "f58", "f58plain", "emoji"] {
-                let encoding = Encoding::from_name(name, F58Prefix::Unicode).unwrap();
+                let encoding = Encoding::from_name(name).unwrap();
                 prop_assert_eq!(id.encode(encoding).parse(), Ok(id));
             }
             prop_assert_eq!(JobId::from_parts(id.timestamp_ms(), id.generator(), id.sequence()), id);

@@ -183,7 +183,7 @@ impl Config {
     }
 }
 
-fn signal_name(number: i32) -> String {
+pub(super) fn signal_name(number: i32) -> String {
     nix::sys::signal::Signal::try_from(number)
         .map_or_else(|_| number.to_string(), |signal| signal.as_str().to_owned())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jobs::event;
 use module::Severity;
+use nix::sys::signal::Signal;
 use proto::Raw;
 use proto::content::ContentStore;
 use proto::job_exec::{Start, StartReply};
@@ -24,6 +25,7 @@ use types::{Errno, IdSet, JobId, Rank};
 use wire::Message;
 
 use super::barrier::Barrier;
+use super::config::signal_name;
 use super::shells::{self, Shell, ShellEvent};
 use super::writer::Writer;
 use super::{Control, Shared};
@@ -36,8 +38,8 @@ const HANDOVER_BYTES_MAX: usize = 64 << 10;
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 /// The longest pause between attempts to end a job.
 const KILL_PAUSE_MAX: Duration = Duration::from_secs(300);
-/// After so many attempts on tasks, shells are next.
-const TASK_KILLS: u32 = 5;
+/// From this attempt on shells are signalled, not tasks.
+const SHELL_KILLS: u32 = 5;
 
 /// What a jobspec may say in `attributes.system.exec.bulkexec`.
 const BULK_OPTIONS: &[&str] = &[
@@ -502,7 +504,7 @@ impl Job<'_> {
     fn on_end(&mut self, at: usize, status: i32) {
         self.shells[at].status = Some(status);
         self.shells[at].pid = None;
-        self.status = self.status.max(wait_to_exit(status));
+        self.status = self.status.max(status);
         if at == 0 {
             self.on_leader_end(status);
         }
@@ -647,6 +649,8 @@ impl Job<'_> {
         if self.failed.is_none() {
             self.failed = Some(wait_status);
         }
+        let text = format!("exec aborted: id={}", self.id.f58());
+        self.shared.log(Severity::Debug, text);
         self.kill_shells(self.config.term_signal);
         if self.ending.is_none() {
             let pause = self.config.kill_timeout;
@@ -737,29 +741,27 @@ impl Job<'_> {
         }
         ending.attempts += 1;
         let attempts = ending.attempts;
-        if attempts > TASK_KILLS {
+        let shells = attempts >= SHELL_KILLS;
+        if shells {
             ending.pause = (ending.pause * 2).min(KILL_PAUSE_MAX);
         }
         ending.next = time + ending.pause;
+        let id = self.id.f58();
         if attempts > config.max_kill_count {
-            let reason = format!("unkillable user processes for job {}", self.id.f58());
+            let reason = format!("unkillable user processes for job {id}");
             self.drain(self.active(), reason);
             return true;
         }
-        let (what, id) = match attempts > TASK_KILLS {
-            true => ("shells", self.id.f58()),
-            false => ("tasks", self.id.f58()),
+        let (signum, whom) = match (shells, &config.imp) {
+            (false, _) => (config.kill_signal, "job"),
+            (true, None) => (Signal::SIGKILL as i32, "job shell for job"),
+            (true, Some(_)) => (Signal::SIGUSR1 as i32, "IMP for job"),
         };
-        let text = format!("{id}: killing {what}, attempt {attempts}");
+        let text = format!("Sending {} to {whom} {id}", signal_name(signum));
         self.shared.log(Severity::Debug, text);
-        if attempts > TASK_KILLS {
-            let strong = match config.imp {
-                Some(_) => nix::sys::signal::Signal::SIGUSR1,
-                None => nix::sys::signal::Signal::SIGKILL,
-            };
-            self.kill_shells(strong as i32);
-        } else {
-            self.kill_tasks(config.kill_signal);
+        match shells {
+            true => self.kill_shells(signum),
+            false => self.kill_tasks(signum),
         }
         false
     }
@@ -781,13 +783,5 @@ impl Job<'_> {
                 host.log(Severity::Err, "job-exec", &format!("drain: {error}"));
             }
         });
-    }
-}
-
-/// A shell's wait status as it counts for the job.
-fn wait_to_exit(status: i32) -> i32 {
-    match status & 0x7f {
-        0 => status,
-        signum => (128 + signum) << 8,
     }
 }

@@ -8,7 +8,7 @@ use proto::job_manager::{HistoryGet, JobManagerHistoryGet};
 use rpc::Dest;
 use serde_json::Value;
 use types::JobId;
-use types::fluid::{Encoding, F58Prefix};
+use types::fluid::Encoding;
 
 use super::{PROG, connect, parse_id};
 use crate::fail::{self, Fail};
@@ -183,8 +183,8 @@ pub(super) fn id(words: &[String]) -> i32 {
     };
     let result = (|| {
         let to = args.get("to").unwrap_or("dec");
-        let encoding = Encoding::from_name(to, F58Prefix::from_env())
-            .ok_or_else(|| Fail::new(format!("Unknown to={to}")))?;
+        let encoding =
+            Encoding::from_name(to).ok_or_else(|| Fail::new(format!("Unknown to={to}")))?;
         let ids = ids(&args.words)?;
         for text in &ids {
             let id: JobId = text.parse().map_err(|error| Fail::of(text, error))?;

@@ -10,7 +10,7 @@ use proto::resource::{ResourceSchedStatus, SchedStatus};
 use rpc::Dest;
 use serde_json::{Map, Value as Json, json};
 use spec::r::ResourceSet;
-use types::fluid::{Encoding, F58Prefix};
+use types::fluid::Encoding;
 use types::{JobId, Rank};
 
 use crate::format::{Row, Value};
@@ -514,7 +514,7 @@ impl Row for Job {
             "id" => Ok(Value::Id(self.id())),
             "id.dec" => Ok(Value::Int(i64::try_from(self.id().0).unwrap_or(i64::MAX))),
             "id.f58" => text(&self.id().to_string()),
-            "id.f58plain" => id(Encoding::F58(F58Prefix::Ascii)),
+            "id.f58plain" => id(Encoding::F58Plain),
             "id.hex" => id(Encoding::Hex),
             "id.dothex" => id(Encoding::DotHex),
             "id.kvs" => id(Encoding::Kvs),
