@@ -9,6 +9,7 @@ use proto::job_manager::{JobManagerKill, JobManagerRaise, Kill, Raise};
 use rpc::{Dest, RawCall, RpcError, Stream};
 use serde_json::{Map, Value};
 use spec::Entry;
+use spec::eventlog::{self, EventlogError};
 use spec::stdio::StreamData;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -64,26 +65,62 @@ struct Session<'a> {
     tail: Option<Vec<StreamData>>,
 }
 
+/// The events of a log as they come.
+pub(crate) struct Events {
+    stream: Stream<Event<'static>>,
+    /// What has come and was not taken yet.
+    come: eventlog::Decoder,
+}
+
+impl Events {
+    /// The next event, `None` at the end of the log.
+    ///
+    /// # Errors
+    ///
+    /// The service's; `EINVAL` for what is not an event.
+    pub(crate) async fn next(&mut self) -> Result<Option<Entry>, RpcError> {
+        loop {
+            if let Some(entry) = self.come.next() {
+                let invalid = |error: EventlogError| {
+                    RpcError::new(error.errno(), format!("eventlog: {error}"))
+                };
+                return entry.map(Some).map_err(invalid);
+            }
+            let Some(Event { event }) = self.stream.next().await? else {
+                return Ok(None);
+            };
+            self.come.push(event.as_bytes());
+            if !event.ends_with('\n') {
+                self.come.push(b"\n");
+            }
+        }
+    }
+
+    /// Whether the next event is here.
+    fn has_next(&self) -> bool {
+        !self.come.is_empty()
+    }
+}
+
 /// Opens a stream of events of a job.
-pub(crate) fn watch(client: &Client, id: JobId, path: &str, flags: i32) -> Stream<Event> {
+pub(crate) fn watch(client: &Client, id: JobId, path: &str, flags: i32) -> Events {
     let request = EventlogWatch {
         id,
         path: path.to_owned(),
         flags,
         guest: false,
+        batch: true,
     };
-    client
-        .handle()
-        .stream::<JobInfoEventlogWatch>(Dest::Any, &request)
-}
-
-/// The entry in a response.
-pub(crate) fn entry(event: &Event) -> Result<Entry, Fail> {
-    Entry::decode(event.event.as_bytes()).map_err(|error| Fail::of("eventlog", error))
+    Events {
+        stream: client
+            .handle()
+            .stream::<JobInfoEventlogWatch>(Dest::Any, &request),
+        come: eventlog::Decoder::default(),
+    }
 }
 
 /// The next event of a stream; a stream that is not open (any more) never has one.
-async fn next(stream: &mut Option<Stream<Event>>) -> Result<Option<Event>, RpcError> {
+async fn next(stream: &mut Option<Events>) -> Result<Option<Entry>, RpcError> {
     match stream {
         Some(open) => open.next().await,
         None => std::future::pending().await,
@@ -126,7 +163,13 @@ impl Session<'_> {
         let mut interrupted: Option<Instant> = None;
         let mut first = true;
         while main.is_some() || exec.is_some() || out.is_some() {
-            output::flush();
+            if ![&main, &exec, &out]
+                .into_iter()
+                .flatten()
+                .any(Events::has_next)
+            {
+                output::flush();
+            }
             tokio::select! {
                 biased;
                 event = next(&mut exec) => match self.take(event, "exec")? {
@@ -146,8 +189,7 @@ impl Session<'_> {
                     }
                 },
                 event = next(&mut main) => match event {
-                    Ok(Some(event)) => {
-                        let entry = entry(&event)?;
+                    Ok(Some(entry)) => {
                         if first {
                             first = false;
                             self.start = entry.timestamp;
@@ -203,12 +245,11 @@ impl Session<'_> {
     /// An entry of one of the guest's eventlogs, `None` at its end.
     fn take(
         &self,
-        event: Result<Option<Event>, RpcError>,
+        event: Result<Option<Entry>, RpcError>,
         what: &str,
     ) -> Result<Option<Entry>, Fail> {
         match event {
-            Ok(Some(event)) => entry(&event).map(Some),
-            Ok(None) => Ok(None),
+            Ok(entry) => Ok(entry),
             // The job had none.
             Err(error) if error.errno == Errno::ENOENT => Ok(None),
             Err(error) => Err(Fail::of(what, error)),

@@ -35,18 +35,14 @@ const SUGGEST_MAX: usize = 3;
 
 /// Commands that the reference has and we do not have yet.
 const NOT_BUILT: &[&str] = &[
-    "admin",
     "cgroup",
     "cron",
-    "filemap",
     "fortune",
     "imp_exec_helper",
     "job-exec-override",
     "job-frobnicator",
     "job-validator",
     "jobtap",
-    "lptest",
-    "module-exec",
     "multi-prog",
     "pmi",
     "post-job-event",

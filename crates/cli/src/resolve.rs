@@ -172,13 +172,12 @@ async fn of_job(client: &Client, text: &str, wait: bool) -> Result<String, Fail>
 async fn announced(client: &Client, id: JobId) -> Result<Option<String>, Fail> {
     let mut events = attach::watch(client, id, "eventlog", 0);
     loop {
-        let event = match events.next().await {
-            Ok(Some(event)) => event,
+        let entry = match events.next().await {
+            Ok(Some(entry)) => entry,
             Ok(None) => return Ok(None),
             Err(error) if error.errno == Errno::ENOENT => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let entry = attach::entry(&event)?;
         match entry.name.as_str() {
             "memo" => {
                 if let Some(uri) = entry.get_str("uri") {

@@ -1,5 +1,7 @@
 //! Job data and eventlogs (RFC 41): service `job-info`.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use types::JobId;
@@ -51,18 +53,22 @@ pub struct EventlogWatch {
     /// Older clients' way to say `guest.`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guest: bool,
+    /// A response may carry several lines. Our own: services that do not know it send one each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch: bool,
 }
 
-/// A line of an eventlog.
+/// What an eventlog says next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Event {
-    /// The line, newline included (RFC 18).
-    pub event: String,
+pub struct Event<'a> {
+    /// The line, newline included (RFC 18); several, if [`EventlogWatch::batch`] allows it.
+    pub event: Cow<'a, str>,
 }
 
 rpc! {
-    /// Follows an eventlog, one line a response. Errors: `ENOENT`, `EPERM`, `EPROTO`.
-    JobInfoEventlogWatch: "job-info", "eventlog-watch", Stream, User, EventlogWatch => Event
+    /// Follows an eventlog. Errors: `ENOENT`, `EPERM`, `EPROTO`.
+    JobInfoEventlogWatch: "job-info", "eventlog-watch", Stream, User,
+    EventlogWatch => Event<'static>
 }
 rpc! {
     /// Ends a followed eventlog.

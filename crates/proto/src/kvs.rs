@@ -37,6 +37,9 @@ pub mod flags {
     pub const STREAM: i32 = 512;
     /// Watch: a response without payload when all there was has been sent.
     pub const WATCH_INITIAL_SENTINEL: i32 = 1024;
+    /// With [`WATCH_APPEND`] or [`STREAM`]: responses are the blobs themselves, not tree objects, and empty ones
+    /// are left out. For services beside the KVS, which read much; no bit of the protocol.
+    pub const WATCH_BLOBS: i32 = 1 << 24;
 }
 
 /// Bits of [`Commit::flags`].

@@ -259,6 +259,17 @@ async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Re
     Ok(code)
 }
 
+/// How long processes others started through this shell have to end.
+fn rexec_timeout(job: &job::Job) -> Result<Duration, Fatal> {
+    match job.option("rexec-shutdown-timeout") {
+        None => Ok(REXEC_TIMEOUT),
+        Some(value) => value
+            .as_str()
+            .and_then(|text| types::fsd::parse_duration(text).ok()?)
+            .ok_or_else(|| Fatal::new("rexec-shutdown-timeout is not a valid FSD")),
+    }
+}
+
 /// Ends the processes others started through this shell.
 async fn end_processes(
     shell: &Rc<Shell>,
@@ -268,13 +279,7 @@ async fn end_processes(
     let Some(server) = server.filter(|server| !server.is_idle()) else {
         return Ok(());
     };
-    let timeout = match shell.job.option("rexec-shutdown-timeout") {
-        None => REXEC_TIMEOUT,
-        Some(value) => value
-            .as_str()
-            .and_then(|text| types::fsd::parse_duration(text).ok()?)
-            .ok_or_else(|| Fatal::new("rexec-shutdown-timeout is not a valid FSD"))?,
-    };
+    let timeout = rexec_timeout(&shell.job)?;
     let mut ending = std::pin::pin!(server.shutdown(timeout));
     loop {
         tokio::select! {

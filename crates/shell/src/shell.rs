@@ -193,12 +193,12 @@ impl Shell {
                 // The end of a stream is never dropped.
                 if data.eof {
                     let eof = StreamData::eof(&data.stream, &data.rank);
-                    self.store.append(key::OUTPUT, "data", eof.encode());
+                    self.store.append_data(&eof);
                 }
                 return;
             }
         }
-        self.store.append(key::OUTPUT, "data", data.encode());
+        self.store.append_data(data);
     }
 
     fn write_file(&self, file: &std::fs::File, stream: Stream, data: &StreamData) {

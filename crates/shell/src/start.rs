@@ -77,6 +77,8 @@ pub(crate) async fn set_up(
     log.hold(shell_rank);
     log.set_verbosity(verbosity(&job));
     refuse_missing(&job)?;
+    // Read when the job ends, which is late to say that it is wrong.
+    crate::rexec_timeout(&job)?;
 
     let owner = attributes.get("security.owner").await;
     let level = attributes.get("instance-level").await;

@@ -11,15 +11,17 @@ use std::time::{Duration, Instant};
 use client::kvs::Txn;
 use rpc::{Handle, RpcError};
 use serde_json::{Map, Value};
-use spec::Entry;
+use spec::stdio::StreamData;
+use spec::{Entry, eventlog};
 use tokio::sync::Notify;
 
 /// The first pause.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Silence after which pauses are short again.
 const QUIET: Duration = Duration::from_secs(1);
-/// Bytes that go out without a pause.
-const SIZE_MAX: usize = 4 << 20;
+/// Bytes that go out without a pause. Small enough that the store works on one piece while the
+/// next collects, and that buffers are used again.
+const SIZE_MAX: usize = 256 << 10;
 
 /// The keys of the guest namespace.
 pub(crate) mod key {
@@ -76,20 +78,31 @@ impl Store {
 
     /// Adds an event to be stored with the next commit, whenever that is.
     pub(crate) fn add(&self, key: &'static str, name: &str, context: Map<String, Value>) {
-        let entry = match context.is_empty() {
-            true => Entry::new(now(), name),
-            false => Entry::with_context(now(), name, context),
-        };
-        self.add_line(key, entry.encode().as_bytes());
+        self.add_with(key, |lines| match context.is_empty() {
+            true => lines.extend_from_slice(Entry::new(now(), name).encode().as_bytes()),
+            false => eventlog::append(lines, now(), name, &context),
+        });
     }
 
-    fn add_line(&self, key: &'static str, line: &[u8]) {
-        self.size.set(self.size.get() + line.len());
+    fn add_with(&self, key: &'static str, add: impl FnOnce(&mut Vec<u8>)) {
         let mut pending = self.pending.borrow_mut();
-        match pending.iter_mut().find(|(other, _)| *other == key) {
-            Some((_, lines)) => lines.extend_from_slice(line),
-            None => pending.push((key, line.to_vec())),
-        }
+        let at = pending.iter().position(|(other, _)| *other == key);
+        let at = at.unwrap_or_else(|| {
+            pending.push((key, Vec::new()));
+            pending.len() - 1
+        });
+        let lines = &mut pending[at].1;
+        let before = lines.len();
+        add(lines);
+        self.size.set(self.size.get() + lines.len() - before);
+    }
+
+    /// Adds a piece of output and sees to it that it is stored soon.
+    pub(crate) fn append_data(self: &Rc<Self>, data: &StreamData) {
+        self.add_with(key::OUTPUT, |lines| {
+            eventlog::append(lines, now(), "data", data);
+        });
+        self.schedule();
     }
 
     /// Adds an event and sees to it that it is stored soon.

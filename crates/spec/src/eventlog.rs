@@ -180,6 +180,26 @@ pub fn decode(log: &[u8]) -> Result<Vec<Entry>, EventlogError> {
     }
 }
 
+/// Adds an event with details to the text of a log, without making an [`Entry`] of it. `context`
+/// has to be an object in JSON.
+pub fn append(log: &mut Vec<u8>, timestamp: f64, name: &str, context: &impl Serialize) {
+    #[derive(Serialize)]
+    struct Line<'a, C> {
+        timestamp: f64,
+        name: &'a str,
+        context: &'a C,
+    }
+    let line = Line {
+        timestamp,
+        name,
+        context,
+    };
+    // Writing JSON to memory does not fail.
+    if serde_json::to_writer(&mut *log, &line).is_ok() {
+        log.push(b'\n');
+    }
+}
+
 /// The text of a log.
 pub fn encode<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
     entries.into_iter().map(Entry::encode).collect()
@@ -287,6 +307,16 @@ mod tests {
         let cut = &EXAMPLE.as_bytes()[..EXAMPLE.len() - 1];
         assert!(matches!(decode(cut), Err(EventlogError::Truncated)));
         assert!(decode(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn appended_events_read_as_entries_do() {
+        let entries = decode(EXAMPLE.as_bytes()).unwrap();
+        let mut log = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.context.is_some()) {
+            append(&mut log, entry.timestamp, &entry.name, &entry.context);
+            assert!(log.ends_with(entry.encode().as_bytes()));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 use types::Errno;
 
@@ -110,30 +111,35 @@ impl StreamData {
 
     /// The object. Bytes that are not UTF-8 are marked `"encoding":"base64"`.
     pub fn encode(&self) -> Map<String, Value> {
-        let mut object = Map::new();
-        object.insert("stream".into(), self.stream.clone().into());
-        object.insert("rank".into(), self.rank.clone().into());
-        match self
-            .data
-            .as_deref()
-            .map(|data| (data, std::str::from_utf8(data)))
-        {
-            Some((_, Ok(text))) => {
-                object.insert("data".into(), text.into());
+        match serde_json::to_value(self) {
+            Ok(Value::Object(object)) => object,
+            // It has nothing but strings, numbers and booleans.
+            Ok(_) | Err(_) => unreachable!("an I/O object is a JSON object"),
+        }
+    }
+}
+
+impl Serialize for StreamData {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("stream", &self.stream)?;
+        object.serialize_entry("rank", &self.rank)?;
+        if let Some(data) = &self.data {
+            match std::str::from_utf8(data) {
+                Ok(text) => object.serialize_entry("data", text)?,
+                Err(_) => {
+                    object.serialize_entry("encoding", "base64")?;
+                    object.serialize_entry("data", &BASE64.encode(data))?;
+                }
             }
-            Some((data, Err(_))) => {
-                object.insert("encoding".into(), "base64".into());
-                object.insert("data".into(), BASE64.encode(data).into());
-            }
-            None => {}
         }
         if self.repeat > 1 {
-            object.insert("repeat".into(), self.repeat.into());
+            object.serialize_entry("repeat", &self.repeat)?;
         }
         if self.eof {
-            object.insert("eof".into(), true.into());
+            object.serialize_entry("eof", &true)?;
         }
-        object
+        object.end()
     }
 }
 

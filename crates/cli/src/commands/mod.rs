@@ -16,6 +16,7 @@ pub(crate) mod jobs;
 pub(crate) mod keygen;
 pub(crate) mod kvs;
 pub(crate) mod log;
+mod lptest;
 pub(crate) mod modprobe;
 pub(crate) mod module;
 mod module_exec;
@@ -132,6 +133,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("jobs", "List jobs", jobs::run),
     ("kvs", "Use the key-value store", kvs::run),
     ("logger", "Write to the broker log", log::logger),
+    ("lptest", "", lptest::run),
     (
         "modprobe",
         "Load and remove modules with what they need",

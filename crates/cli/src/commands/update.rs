@@ -79,8 +79,7 @@ async fn update(args: &Args, id: JobId, pairs: &[String]) -> Result<i32, Fail> {
         .call::<JobManagerUpdate>(Dest::Any, &request)
         .await?;
     if args.has("wait") {
-        while let Some(event) = events.next().await? {
-            let entry = attach::entry(&event)?;
+        while let Some(entry) = events.next().await? {
             let done = |(key, value): (&String, &Value)| entry.get(key) == Some(value);
             if entry.name == "jobspec-update" && updates.iter().all(done) {
                 break;

@@ -475,8 +475,7 @@ async fn in_background(client: &Client, id: JobId, verbose: bool) -> Outcome {
     };
     say("waiting for resources");
     let mut events = attach::watch(client, id, "eventlog", 0);
-    while let Some(event) = events.next().await? {
-        let entry = attach::entry(&event)?;
+    while let Some(entry) = events.next().await? {
         match entry.name.as_str() {
             "alloc" => {
                 say("resources allocated");

@@ -16,7 +16,7 @@ use spec::Entry;
 use types::{Errno, JobId};
 
 use super::sinks::Sinks;
-use crate::attach::{data_of, entry, log_line, show_data, watch};
+use crate::attach::{data_of, log_line, show_data, watch};
 use crate::fail::Fail;
 use crate::options::Args;
 use crate::{err, output, signal};
@@ -204,8 +204,8 @@ impl Watcher {
         // last event can be read, all can.
         if let Some(id) = last {
             let mut stream = watch(&self.client, id, "eventlog", 0);
-            while let Some(event) = stream.next().await? {
-                if entry(&event)?.name == self.wanted.event {
+            while let Some(entry) = stream.next().await? {
+                if entry.name == self.wanted.event {
                     break;
                 }
             }
@@ -223,9 +223,9 @@ async fn follow(client: &Client, id: JobId, wanted: &Wanted, sinks: &Sinks) -> R
     let ended = Cell::new(Ended::default());
     let main = async {
         let mut stream = watch(client, id, "eventlog", 0);
-        while let Some(event) = stream.next().await? {
+        while let Some(entry) = stream.next().await? {
             let mut job = ended.get();
-            let found = job.event(id, &entry(&event)?, wanted);
+            let found = job.event(id, &entry, wanted);
             ended.set(job);
             if found {
                 break;
@@ -245,8 +245,8 @@ async fn follow(client: &Client, id: JobId, wanted: &Wanted, sinks: &Sinks) -> R
     }
     let exec = async {
         let mut stream = watch(client, id, log, watch_flags::WAITCREATE);
-        while let Some(event) = stream.next().await? {
-            if entry(&event)?.name == name {
+        while let Some(entry) = stream.next().await? {
+            if entry.name == name {
                 return Ok::<bool, Fail>(true);
             }
         }
@@ -280,13 +280,12 @@ async fn follow_output(
         String::new()
     };
     loop {
-        let event = match stream.next().await {
-            Ok(Some(event)) => event,
+        let entry = match stream.next().await {
+            Ok(Some(entry)) => entry,
             Ok(None) => return Ok(()),
             Err(error) if error.errno == Errno::ENOENT => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let entry = entry(&event)?;
         match entry.name.as_str() {
             "header" => {
                 if let Some(Value::Object(map)) = entry.get("encoding") {

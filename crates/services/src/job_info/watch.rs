@@ -9,7 +9,7 @@ use proto::job_info::{
 use proto::kvs::{Found, KvsWatchLookup, Lookup, PRIMARY, flags};
 use rpc::{Dest, Handle, Request, RpcError, Stream};
 use serde_json::{Map, Value};
-use spec::{Entry, TreeObj};
+use spec::Entry;
 use types::Errno;
 use wire::Message;
 
@@ -30,8 +30,8 @@ struct Follow {
 
 /// What a followed value brings.
 enum News {
-    /// Complete lines.
-    Lines(Vec<String>),
+    /// Complete lines, perhaps none.
+    Lines(String),
     /// All there was has been told.
     Sentinel,
     /// It is over.
@@ -42,7 +42,7 @@ impl Follow {
     fn start(handle: &Handle, namespace: &str, key: String, more: i32) -> Follow {
         let request = Lookup {
             key,
-            flags: flags::WATCH | flags::WATCH_APPEND | more,
+            flags: flags::WATCH | flags::WATCH_APPEND | flags::WATCH_BLOBS | more,
             namespace: Some(namespace.to_owned()),
             rootdir: None,
             rootseq: None,
@@ -55,26 +55,14 @@ impl Follow {
     }
 
     async fn next(&mut self) -> News {
-        let found = match self.stream.next_raw().await {
-            Ok(Some(Some(bytes))) => Found::decode(Some(&bytes)),
+        let bytes = match self.stream.next_raw().await {
+            Ok(Some(Some(bytes))) => bytes,
             Ok(Some(None)) => return News::Sentinel,
             Ok(None) => return News::End(Errno::ENODATA.into()),
             Err(error) => return News::End(error),
         };
-        let object = match found {
-            Ok(found) => TreeObj::decode(found.val.get().as_bytes()),
-            Err(error) => return News::End(refuse(&error.to_string())),
-        };
-        let bytes = match object {
-            Ok(TreeObj::Val(bytes)) => bytes,
-            _ => return News::End(refuse("eventlog is not a value")),
-        };
-        self.take(&bytes)
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> News {
         self.seen += bytes.len();
-        match self.lines.take(bytes) {
+        match self.lines.take(&bytes) {
             Ok(lines) => News::Lines(lines),
             Err(error) => News::End(error),
         }
@@ -125,9 +113,16 @@ struct Watch {
 }
 
 impl Watch {
-    fn tell(&self, lines: Vec<String>) {
-        for event in lines {
-            self.shared.handle.respond(&self.message, &Event { event });
+    fn tell(&self, lines: &str) {
+        let tell = |event: &str| {
+            let event = event.into();
+            let payload = proto::json_payload(&Event { event });
+            self.shared.handle.respond_raw(&self.message, payload);
+        };
+        match self.wanted.batch {
+            true if lines.is_empty() => {}
+            true => tell(lines),
+            false => lines.split_inclusive('\n').for_each(tell),
         }
     }
 
@@ -156,8 +151,8 @@ impl Watch {
         loop {
             match follow.next().await {
                 News::Lines(lines) => {
-                    let ends = is_main && lines.iter().any(|line| is_named(line, "clean"));
-                    self.tell(lines);
+                    let ends = is_main && has_event(&lines, "clean");
+                    self.tell(&lines);
                     if ends {
                         return Ok(());
                     }
@@ -179,8 +174,8 @@ impl Watch {
         while !started && !over {
             match main.next().await {
                 News::Lines(lines) => {
-                    started |= lines.iter().any(|line| is_named(line, "start"));
-                    over |= lines.iter().any(|line| is_named(line, "clean"));
+                    started |= has_event(&lines, "start");
+                    over |= has_event(&lines, "clean");
                 }
                 News::Sentinel => {}
                 News::End(error) => return Err(error),
@@ -202,7 +197,7 @@ impl Watch {
                 tokio::select! {
                     biased;
                     news = follow.next() => match news {
-                        News::Lines(lines) => self.tell(lines),
+                        News::Lines(lines) => self.tell(&lines),
                         News::Sentinel => self.sentinel(),
                         // The namespace went, or this kind of job has none.
                         News::End(error) if error.errno == Errno::ENOTSUP => break,
@@ -211,7 +206,7 @@ impl Watch {
                     },
                     news = main.next() => match news {
                         News::Lines(lines) => {
-                            over |= lines.iter().any(|line| is_named(line, "clean"));
+                            over |= has_event(&lines, "clean");
                         }
                         News::Sentinel => {}
                         News::End(error) => return Err(error),
@@ -238,16 +233,16 @@ impl Watch {
         loop {
             // Looked at again after each event of the job; the last look is after `clean`.
             let last = over;
-            let text = match store::get(handle, &key).await {
+            let text = match rest_of(handle, &key, told).await {
                 Ok(text) => text,
                 Err(error) if error.errno == Errno::ENOTSUP && !last => None,
                 Err(error) => return Err(error),
             };
             match text {
-                Some(bytes) if bytes.len() > told => {
+                Some(bytes) if !bytes.is_empty() => {
                     let mut lines = Lines::default();
-                    self.tell(lines.take(&bytes[told..])?);
-                    told = bytes.len() - lines.rest.len();
+                    self.tell(&lines.take(&bytes)?);
+                    told += bytes.len() - lines.rest.len();
                 }
                 None if last && told == 0 => {
                     let text = format!("{}: key not found", self.wanted.path);
@@ -266,11 +261,38 @@ impl Watch {
             }
             match main.next().await {
                 News::Lines(lines) => {
-                    over |= lines.iter().any(|line| is_named(line, "clean"));
+                    over |= has_event(&lines, "clean");
                 }
                 News::Sentinel => {}
                 News::End(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// What a value of the primary namespace has from the byte offset `from` on; `None` if there is no
+/// such key. The value comes blob by blob, so that what is known is not copied again.
+async fn rest_of(handle: &Handle, key: &str, from: usize) -> Result<Option<Vec<u8>>, RpcError> {
+    let request = Lookup {
+        key: key.to_owned(),
+        flags: flags::STREAM | flags::WATCH_BLOBS,
+        namespace: Some(PRIMARY.to_owned()),
+        rootdir: None,
+        rootseq: None,
+    };
+    let mut stream = handle.stream::<KvsWatchLookup>(Dest::Any, &request);
+    let mut rest = Vec::new();
+    let mut skip = from;
+    loop {
+        match stream.next_raw().await {
+            Ok(Some(bytes)) => {
+                let bytes = bytes.unwrap_or_default();
+                rest.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+                skip = skip.saturating_sub(bytes.len());
+            }
+            Ok(None) => return Ok(Some(rest)),
+            Err(error) if error.errno == Errno::ENOENT => return Ok(None),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -284,21 +306,21 @@ struct Lines {
 
 impl Lines {
     /// The lines these bytes complete. Work is in proportion to the bytes, however many lines.
-    fn take(&mut self, bytes: &[u8]) -> Result<Vec<String>, RpcError> {
+    fn take(&mut self, bytes: &[u8]) -> Result<String, RpcError> {
         let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
             self.rest.extend_from_slice(bytes);
-            return Ok(Vec::new());
+            return Ok(String::new());
         };
         let (whole, rest) = bytes.split_at(end + 1);
         self.rest.extend_from_slice(whole);
         let whole = std::mem::replace(&mut self.rest, rest.to_vec());
-        let text = String::from_utf8(whole).map_err(|_| refuse("eventlog is not text"))?;
-        Ok(text.split_inclusive('\n').map(str::to_owned).collect())
+        String::from_utf8(whole).map_err(|_| refuse("eventlog is not text"))
     }
 }
 
-fn is_named(line: &str, name: &str) -> bool {
-    Entry::decode(line.as_bytes()).is_ok_and(|entry| entry.name == name)
+fn has_event(lines: &str, name: &str) -> bool {
+    let named = |line: &str| Entry::decode(line.as_bytes()).is_ok_and(|entry| entry.name == name);
+    lines.lines().any(named)
 }
 
 /// `job-info.update-watch`.
@@ -343,7 +365,7 @@ async fn follow_updates(
             News::Lines(lines) => {
                 log.extend(
                     lines
-                        .iter()
+                        .lines()
                         .filter_map(|line| Entry::decode(line.as_bytes()).ok()),
                 );
             }
@@ -384,11 +406,11 @@ mod tests {
         let text = b"one\ntwo\n\nthree";
         for size in 1..text.len() {
             let mut lines = Lines::default();
-            let taken: Vec<String> = text
+            let taken: String = text
                 .chunks(size)
-                .flat_map(|chunk| lines.take(chunk).expect("text"))
+                .map(|chunk| lines.take(chunk).expect("text"))
                 .collect();
-            assert_eq!(taken, ["one\n", "two\n", "\n"]);
+            assert_eq!(taken, "one\ntwo\n\n");
             assert_eq!(lines.rest, b"three");
         }
         assert!(Lines::default().take(b"\xff\n").is_err());

@@ -103,6 +103,10 @@ fn check(flags: i32, streaming: bool) -> Result<(), RpcError> {
         let text = "Must set KVS watch append flag with initial sentinel flag";
         return refuse(Errno::EINVAL, text);
     }
+    if has(flags::WATCH_BLOBS) && !has(flags::WATCH_APPEND | flags::STREAM) {
+        let text = "Must set KVS watch append or stream flag with blobs flag";
+        return refuse(Errno::EINVAL, text);
+    }
     Ok(())
 }
 

@@ -240,9 +240,15 @@ impl Watcher {
         }
     }
 
-    fn reply_val(&self, bytes: &[u8]) {
+    fn reply_blob(&self, bytes: Bytes) {
+        if self.mode.has(flags::WATCH_BLOBS) {
+            if !self.is_removed() && !bytes.is_empty() {
+                self.handle.respond_raw(self.request.message(), bytes);
+            }
+            return;
+        }
         // A tree object encodes to JSON by construction.
-        if let Ok(value) = RawValue::from_string(TreeObj::encode_val(bytes)) {
+        if let Ok(value) = RawValue::from_string(TreeObj::encode_val(&bytes)) {
             self.reply(value);
         }
     }
@@ -255,7 +261,7 @@ impl Watcher {
         match object {
             TreeObj::Val(bytes) if !self.answered => {
                 self.blobs = 1;
-                self.reply_val(&bytes);
+                self.reply_blob(bytes.into());
                 Ok(())
             }
             TreeObj::ValRef(blobrefs) => self.answer_new(&blobrefs).await,
@@ -289,7 +295,7 @@ impl Watcher {
         for call in calls {
             let blob = call.await?.payload.unwrap_or_default();
             self.blobs += 1;
-            self.reply_val(&blob);
+            self.reply_blob(blob);
         }
         Ok(())
     }

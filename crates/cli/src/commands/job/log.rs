@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use client::Client;
-use proto::job_info::{Event, JobInfoLookup, Lookup, watch_flags};
-use rpc::{Dest, Stream};
+use proto::job_info::{JobInfoLookup, Lookup, watch_flags};
+use rpc::Dest;
 use serde_json::Value;
 use spec::Entry;
 use types::Errno;
 
 use super::{PROG, connect, parse_id};
-use crate::attach::{entry, watch};
+use crate::attach::watch;
 use crate::color;
 use crate::events::EventFormat;
 use crate::fail::{self, Fail, Outcome};
@@ -98,7 +98,7 @@ pub(super) fn eventlog(words: &[String]) -> i32 {
             let mut stream = watch(&client, id, &key, 0);
             loop {
                 match stream.next().await {
-                    Ok(Some(event)) => outln!("{}", format.line(&entry(&event)?)),
+                    Ok(Some(entry)) => outln!("{}", format.line(&entry)),
                     Ok(None) => return Ok(0),
                     Err(error) if error.errno == Errno::ENOENT => return Err(missing(&args, word)),
                     Err(error) => return Err(error.into()),
@@ -210,11 +210,11 @@ impl Wait<'_> {
         } else {
             0
         };
-        let mut stream: Stream<Event> = watch(client, id, &path(self.args), flags);
+        let mut stream = watch(client, id, &path(self.args), flags);
         let mut seen = 0;
         loop {
-            let event = match stream.next().await {
-                Ok(Some(event)) => event,
+            let entry = match stream.next().await {
+                Ok(Some(entry)) => entry,
                 Ok(None) => {
                     return Err(Fail::new(format!("event '{}' never received", self.name)));
                 }
@@ -223,7 +223,6 @@ impl Wait<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let entry = entry(&event)?;
             let matched = self.matches(&entry);
             seen += i64::from(matched);
             let last = matched && seen == self.count;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use types::{Errno, JobId};
 
 use super::{PROG, connect, parse_id};
-use crate::attach::{entry, watch};
+use crate::attach::watch;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag};
 use crate::{err, json as text, outln, signal};
@@ -50,15 +50,14 @@ async fn follow(client: &client::Client, id: JobId, word: &str) -> Result<Ended,
     let mut fatal = false;
     let mut stream = watch(client, id, "eventlog", 0);
     loop {
-        let event = match stream.next().await {
-            Ok(Some(event)) => event,
+        let entry = match stream.next().await {
+            Ok(Some(entry)) => entry,
             Ok(None) => break,
             Err(error) if error.errno == Errno::ENOENT => {
                 return Err(Fail::new(format!("{word}: No such job")));
             }
             Err(error) => return Err(Fail::of(word, error)),
         };
-        let entry = entry(&event)?;
         let result = &mut ended.result;
         match entry.name.as_str() {
             "submit" => drop(result.insert("t_submit".into(), json!(entry.timestamp))),

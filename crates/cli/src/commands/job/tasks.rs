@@ -76,13 +76,12 @@ async fn of_job(client: &Client, id: JobId) -> Result<Taskmap, Fail> {
         |error: &dyn std::fmt::Display| Fail::new(format!("Unable to get job taskmap: {error}"));
     let mut events = attach::watch(client, id, "guest.exec.eventlog", watch_flags::WAITCREATE);
     loop {
-        let event = match events.next().await {
-            Ok(Some(event)) => event,
+        let entry = match events.next().await {
+            Ok(Some(entry)) => entry,
             Ok(None) => return Err(wrong(&"job never started")),
             Err(error) if error.errno == Errno::ENOENT => return Err(wrong(&"no such job")),
             Err(error) => return Err(wrong(&error)),
         };
-        let entry = attach::entry(&event)?;
         if entry.name == "shell.start"
             && let Some(map) = entry.get("taskmap")
         {

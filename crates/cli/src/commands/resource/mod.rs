@@ -7,7 +7,9 @@ mod status;
 use client::Client;
 use proto::Empty;
 use proto::config::ConfigGet;
-use proto::resource::{JournalEvents, Reload, ResourceJournal, ResourceReload};
+use proto::resource::{
+    JournalEvents, Reload, ResourceAcquireMute, ResourceJournal, ResourceReload,
+};
 use rpc::Dest;
 use serde_json::Value as Json;
 use spec::Entry;
@@ -49,6 +51,7 @@ const CONFIG_FILE: Opt = arg('\0', "config-file", "FILE", "").hidden();
 const NO_SKIP_EMPTY: Opt = flag('\0', "no-skip-empty", "Show states without resources");
 
 const SUBS: &[super::PlainSub] = &[
+    ("acquire-mute", acquire_mute),
     ("drain", drain::drain),
     ("undrain", drain::undrain),
     ("status", status::run),
@@ -206,6 +209,32 @@ fn reload(words: &[String]) -> i32 {
         client
             .handle()
             .call::<ResourceReload>(LEADER, &request)
+            .await?;
+        Ok(0)
+    })
+}
+
+static ACQUIRE_MUTE: Parser = Parser {
+    name: "flux-resource acquire-mute",
+    usage: "[-h]",
+    about: "",
+    family: Family::P,
+    opts: &[],
+};
+
+/// Keeps resources that vanish at shutdown from the scheduler. The standard rc1 of others asks for
+/// it.
+fn acquire_mute(words: &[String]) -> i32 {
+    match ACQUIRE_MUTE.parse(words) {
+        Ok(args) if args.words.is_empty() => {}
+        Ok(_) => return ACQUIRE_MUTE.wrong_words(),
+        Err(status) => return status,
+    }
+    fail::run(PREFIX, async {
+        let client = fail::connect_p().await?;
+        client
+            .handle()
+            .call::<ResourceAcquireMute>(LEADER, &Empty {})
             .await?;
         Ok(0)
     })
