@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::FromRawFd;
-use std::os::unix::net::UnixStream;
 
-use pmi::Client;
+use pmi::{Client, Launch};
 use serde::{Deserialize, Serialize};
 use spec::Taskmap;
 use types::{Hostlist, Rank};
@@ -62,9 +60,9 @@ impl Boot {
             return Ok(Boot::configured(config));
         }
         if wanted("simple")
-            && let Some(socket) = inherited_socket()?
+            && let Some(launch) = Launch::inherited().map_err(|error| error.to_string())?
         {
-            return Boot::simple(socket);
+            return Boot::simple(launch);
         }
         if !wanted("single") {
             let method = method.unwrap_or_default();
@@ -98,12 +96,8 @@ impl Boot {
         }
     }
 
-    fn simple(socket: UnixStream) -> Result<Boot, String> {
-        let rank = number("PMI_RANK")?;
-        let size = number("PMI_SIZE")?;
-        if size == 0 || rank >= size {
-            return Err(format!("PMI_RANK={rank} and PMI_SIZE={size} do not fit"));
-        }
+    fn simple(launch: Launch) -> Result<Boot, String> {
+        let Launch { socket, rank, size } = launch;
         let mut client = Client::connect(socket).map_err(|error| error.to_string())?;
         let mut get = |key: &str| client.get(key).map_err(|error| error.to_string());
         let level = get("flux.instance-level")?;
@@ -170,50 +164,6 @@ fn map_text(mapping: Option<&str>) -> Option<String> {
     } else {
         Some(map.to_value().to_string())
     }
-}
-
-/// The socket to the PMI server, if a launcher left one.
-#[expect(
-    unsafe_code,
-    reason = "takes ownership of a descriptor named in the environment"
-)]
-fn inherited_socket() -> Result<Option<UnixStream>, String> {
-    let Ok(text) = std::env::var("PMI_FD") else {
-        return Ok(None);
-    };
-    if std::env::var_os("PMI_RANK").is_none() || std::env::var_os("PMI_SIZE").is_none() {
-        return Ok(None);
-    }
-    let fd: i32 = text
-        .parse()
-        .map_err(|_| format!("PMI_FD={text} is not a descriptor"))?;
-    nix::sys::stat::fstat(borrow(fd)).map_err(|errno| format!("PMI_FD={text}: {errno}"))?;
-    let stream = {
-        // SAFETY: the launcher opened it for this process, and nothing else here uses it.
-        unsafe { UnixStream::from_raw_fd(fd) }
-    };
-    // Programs this broker starts have nothing to say to its launcher.
-    nix::fcntl::fcntl(
-        &stream,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    )
-    .map_err(|errno| format!("PMI_FD={text}: {errno}"))?;
-    Ok(Some(stream))
-}
-
-#[expect(
-    unsafe_code,
-    reason = "only asks the kernel whether the number is a descriptor"
-)]
-fn borrow(fd: i32) -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: used for one fstat call, which fails cleanly if the descriptor is not open.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
-}
-
-fn number(name: &str) -> Result<u32, String> {
-    let text = std::env::var(name).unwrap_or_default();
-    text.parse()
-        .map_err(|_| format!("{name}={text} is not a number"))
 }
 
 /// Which brokers share a node with a given one.

@@ -43,8 +43,6 @@ const NOT_BUILT: &[&str] = &[
     "job-frobnicator",
     "job-validator",
     "jobtap",
-    "multi-prog",
-    "pmi",
     "post-job-event",
     "proxy",
     "pstree",

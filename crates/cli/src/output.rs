@@ -54,9 +54,8 @@ pub(crate) fn flush() {
 
 /// Writes a line to standard error, after what standard output has. See [`crate::err!`].
 pub(crate) fn error_line(text: fmt::Arguments<'_>) {
-    flush();
-    // Nobody is left to tell if standard error fails.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    // In one piece: standard error has no buffer, and a job shell labels what it reads.
+    error_bytes(format!("{text}\n").as_bytes());
 }
 
 /// Writes bytes to standard error, after what standard output has.

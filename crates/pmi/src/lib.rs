@@ -7,10 +7,12 @@
 mod client;
 #[doc(hidden)]
 pub mod fuzz;
+mod launch;
 mod line;
 mod server;
 
 pub use client::{Client, ClientError};
+pub use launch::{Launch, LaunchError};
 pub use line::{Line, LineError};
 pub use server::{Output, Server, Settings};
 

@@ -20,9 +20,11 @@ mod lptest;
 pub(crate) mod modprobe;
 pub(crate) mod module;
 mod module_exec;
+mod multi_prog;
 pub(crate) mod overlay;
 pub(crate) mod pgrep;
 pub(crate) mod ping;
+mod pmi;
 pub(crate) mod python;
 pub(crate) mod queue;
 pub(crate) mod r;
@@ -139,6 +141,12 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "Load and remove modules with what they need",
         modprobe::run,
     ),
+    (
+        "multi-prog",
+        "Run another program in each task",
+        multi_prog::run,
+    ),
+    ("pmi", "Try the process management interface", pmi::run),
     ("module", "Manage broker modules", module::run),
     ("module-exec", "", module_exec::run),
     ("module-python-exec", "", module_exec::run_python),
