@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use zmtp::transport::{Dealer, DealerEvent, Endpoint, Options, Router, RouterEvent};
 use zmtp::{Config, CurveKeypair, Mechanism, SecretKey, SocketType};
@@ -68,10 +69,12 @@ async fn client(endpoint: Endpoint, curve: bool) -> Result<(), Box<dyn Error>> {
     let (sender, mut events) = mpsc::unbounded_channel();
     let on_event = move |event| drop(sender.send(event));
     let dealer = Dealer::connect(&endpoint, config, Options::default(), on_event).await?;
+    let payload = Bytes::from_static(&PAYLOAD);
+    let burst = Bytes::from_static(b"burst");
     let mut samples = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        dealer.send(&[PAYLOAD])?;
+        dealer.send(&[payload.clone()])?;
         match events.recv().await {
             Some(DealerEvent::Message(_)) => samples.push(start.elapsed()),
             other => return Err(format!("{other:?}").into()),
@@ -82,12 +85,12 @@ async fn client(endpoint: Endpoint, curve: bool) -> Result<(), Box<dyn Error>> {
     println!("round trip p50 {:.1} us, p99 {:.1} us", at(50), at(99));
     let start = Instant::now();
     for i in 0..BURST {
-        dealer.send(&[&b"burst"[..], &PAYLOAD])?;
+        dealer.send(&[burst.clone(), payload.clone()])?;
         if i % 256 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    dealer.send(&[b"end"])?;
+    dealer.send(&[Bytes::from_static(b"end")])?;
     match events.recv().await {
         Some(DealerEvent::Message(_)) => {}
         other => return Err(format!("{other:?}").into()),

@@ -191,6 +191,33 @@ impl Connection {
         result
     }
 
+    /// How many more bytes the frame that `input` begins with needs; 0 as long as its length is not
+    /// known or not acceptable.
+    pub(crate) fn missing(&self, input: &[u8]) -> usize {
+        if !self.is_open() {
+            return 0;
+        }
+        match frame::length(input) {
+            Ok(Some((header, body))) if body <= self.body_max() => {
+                (header + body).saturating_sub(input.len())
+            }
+            // Decoding tells.
+            _ => 0,
+        }
+    }
+
+    /// The longest frame accepted in traffic.
+    fn body_max(&self) -> usize {
+        let overhead = match &self.state {
+            State::Open(Some(_)) => MESSAGE_OVERHEAD,
+            _ => 0,
+        };
+        self.config
+            .limits
+            .message_bytes_max
+            .saturating_add(overhead)
+    }
+
     /// Appends a message to `out`. A message without parts is not sent.
     /// Errors: [`Error::NotOpen`] before the handshake is over or after a failure.
     pub fn send<P: AsRef<[u8]>>(&mut self, parts: &[P], out: &mut BytesMut) -> Result<(), Error> {
@@ -246,6 +273,7 @@ impl Connection {
         out: &mut BytesMut,
     ) -> Result<Option<Event>, Error> {
         loop {
+            let body_max = self.body_max();
             let event = match &mut self.state {
                 State::Failed => return Err(Error::NotOpen),
                 State::Greeting => {
@@ -256,16 +284,6 @@ impl Connection {
                     None
                 }
                 State::Open(session) => {
-                    let overhead = if session.is_some() {
-                        MESSAGE_OVERHEAD
-                    } else {
-                        0
-                    };
-                    let body_max = self
-                        .config
-                        .limits
-                        .message_bytes_max
-                        .saturating_add(overhead);
                     let Some(mut frame) = frame::decode(input, body_max)? else {
                         return Ok(None);
                     };

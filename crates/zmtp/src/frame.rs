@@ -20,29 +20,31 @@ pub(crate) struct Frame {
     pub(crate) body: BytesMut,
 }
 
-/// Takes a whole frame from the front of `input`; `None` means more bytes are needed.
-/// Errors: reserved flags, or a body longer than `body_max`.
-pub(crate) fn decode(input: &mut BytesMut, body_max: usize) -> Result<Option<Frame>, Error> {
+/// The lengths of the header and the body of the frame that `input` begins with; `None` means more
+/// bytes are needed to tell.
+/// Errors: reserved flags, or a length that is none on this machine.
+pub(crate) fn length(input: &[u8]) -> Result<Option<(usize, usize)>, Error> {
     let Some(&flags) = input.first() else {
         return Ok(None);
     };
     if flags & !(MORE | LONG | COMMAND) != 0 || flags & (MORE | COMMAND) == MORE | COMMAND {
         return Err(Error::BadFrame);
     }
-    let (header_len, body_len) = if flags & LONG != 0 {
-        let Some(length) = input.get(1..9) else {
-            return Ok(None);
-        };
-        let mut length = length;
-        (
-            9,
-            usize::try_from(length.get_u64()).map_err(|_| Error::TooLarge("frame"))?,
-        )
-    } else {
-        let Some(&length) = input.get(1) else {
-            return Ok(None);
-        };
-        (2, length as usize)
+    if flags & LONG == 0 {
+        return Ok(input.get(1).map(|&length| (2, length.into())));
+    }
+    let Some(mut length) = input.get(1..9) else {
+        return Ok(None);
+    };
+    let body = usize::try_from(length.get_u64()).map_err(|_| Error::TooLarge("frame"))?;
+    Ok(Some((9, body)))
+}
+
+/// Takes a whole frame from the front of `input`; `None` means more bytes are needed.
+/// Errors: reserved flags, or a body longer than `body_max`.
+pub(crate) fn decode(input: &mut BytesMut, body_max: usize) -> Result<Option<Frame>, Error> {
+    let Some((header_len, body_len)) = length(input)? else {
+        return Ok(None);
     };
     if body_len > body_max {
         return Err(Error::TooLarge("frame"));
@@ -50,6 +52,7 @@ pub(crate) fn decode(input: &mut BytesMut, body_max: usize) -> Result<Option<Fra
     if input.len() - header_len < body_len {
         return Ok(None);
     }
+    let flags = input[0];
     input.advance(header_len);
     let body = input.split_to(body_len);
     Ok(Some(Frame {

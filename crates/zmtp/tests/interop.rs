@@ -195,7 +195,7 @@ async fn python_dealer(security: Security, endpoint: Endpoint) {
         }
     }
     assert_eq!(
-        router.send(b"python", &["too late"]),
+        router.send(b"python", &["too late".into()]),
         Err(SendError::Unroutable)
     );
 }
@@ -217,7 +217,8 @@ async fn python_router(security: Security, endpoint: Endpoint) {
         &[b"quit"],
     ];
     for message in messages {
-        dealer.send(message).unwrap();
+        let parts: Vec<Bytes> = message.iter().map(|part| part.to_vec().into()).collect();
+        dealer.send(&parts).unwrap();
     }
     for message in messages {
         match events.recv().await.unwrap() {
@@ -390,9 +391,12 @@ fn disconnect_delivers_what_was_queued() {
             router_events.recv().await.unwrap(),
             RouterEvent::Connected { .. }
         ));
-        router.send(b"rust", &["go away"]).unwrap();
+        router.send(b"rust", &["go away".into()]).unwrap();
         router.disconnect(b"rust");
-        assert_eq!(router.send(b"rust", &["more"]), Err(SendError::Unroutable));
+        assert_eq!(
+            router.send(b"rust", &["more".into()]),
+            Err(SendError::Unroutable)
+        );
         let Some(DealerEvent::Message(parts)) = events.recv().await else {
             panic!()
         };
@@ -477,8 +481,8 @@ fn full_queue_can_refuse_instead() {
             RouterEvent::Connected { .. }
         ));
         // No await between these: the task had no chance to write.
-        router.send(b"deaf", &["0123456789"]).unwrap();
-        assert_eq!(router.send(b"deaf", &["x"]), Err(SendError::Full));
+        router.send(b"deaf", &["0123456789".into()]).unwrap();
+        assert_eq!(router.send(b"deaf", &["x".into()]), Err(SendError::Full));
         assert!(router.is_connected(b"deaf"));
     });
 }
@@ -527,6 +531,34 @@ fn socket_file_goes_with_the_router() {
 }
 
 #[test]
+fn messages_that_wait_keep_their_order() {
+    run(async {
+        let security = Security::curve();
+        let (router, _events) = echo_router(security.router(), &tcp()).await;
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let on_event = move |event| drop(sender.send(event));
+        let endpoint = &router.endpoints()[0];
+        let dealer = Dealer::connect(endpoint, security.dealer(), Options::default(), on_event);
+        let dealer = dealer.await.unwrap();
+        let size = |number: u32| [1, 300, 70_000, 0, 1_000_000][number as usize % 5];
+        let message = |number: u32| {
+            let body = vec![number as u8; size(number)];
+            [number.to_string().into(), Bytes::from(body)]
+        };
+        for number in 0..40 {
+            // The first is encoded at once, most of the others when there is room.
+            dealer.send(&message(number)).unwrap();
+        }
+        for number in 0..40 {
+            match events.recv().await.unwrap() {
+                DealerEvent::Message(parts) => assert_eq!(parts, message(number), "{number}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn shutdown_delivers_what_was_queued() {
     run(async {
         let (sender, mut events) = mpsc::unbounded_channel();
@@ -539,14 +571,14 @@ fn shutdown_delivers_what_was_queued() {
         let endpoint = &router.endpoints()[0];
         let dealer = Dealer::connect(endpoint, config.dealer(), Options::default(), |_| {});
         let dealer = dealer.await.unwrap();
-        let large = vec![b'x'; 3_000_000];
-        dealer.send(&[&large]).unwrap();
+        let large = Bytes::from(vec![b'x'; 3_000_000]);
+        dealer.send(std::slice::from_ref(&large)).unwrap();
         // Input that nobody reads must not spoil the parting.
         assert!(matches!(
             events.recv().await.unwrap(),
             RouterEvent::Connected { .. }
         ));
-        router.send(b"rust", &[&large]).unwrap();
+        router.send(b"rust", std::slice::from_ref(&large)).unwrap();
         dealer.shutdown().await;
         let Some(RouterEvent::Message { parts, .. }) = events.recv().await else {
             panic!()

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -86,7 +87,7 @@ impl Dealer {
 
     /// Queues a message.
     /// Errors: [`SendError::Closed`] or [`SendError::Full`].
-    pub fn send<P: AsRef<[u8]>>(&self, parts: &[P]) -> Result<(), SendError> {
+    pub fn send(&self, parts: &[Bytes]) -> Result<(), SendError> {
         self.link.send(parts)
     }
 

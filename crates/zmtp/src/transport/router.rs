@@ -125,7 +125,7 @@ impl Router {
 
     /// Queues a message for the peer with this identity.
     /// Errors: [`SendError::Unroutable`], [`SendError::Closed`] or [`SendError::Full`].
-    pub fn send<P: AsRef<[u8]>>(&self, identity: &[u8], parts: &[P]) -> Result<(), SendError> {
+    pub fn send(&self, identity: &[u8], parts: &[Bytes]) -> Result<(), SendError> {
         let peers = self.inner.peers.borrow();
         peers
             .get(identity)
