@@ -3,7 +3,6 @@
 //! One process a node: the router, the sockets of clients and neighbours, the module host and the
 //! life cycle. Everything shares one thread; nothing here blocks it.
 
-mod allocator;
 mod args;
 mod attrs;
 mod boot;

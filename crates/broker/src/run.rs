@@ -42,7 +42,6 @@ pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
         eprint!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    crate::allocator::tune();
     let mut cleanup = Cleanup::default();
     let result = run(args, builtins, &mut cleanup);
     for failure in cleanup.run() {

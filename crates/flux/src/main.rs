@@ -1,5 +1,7 @@
 //! The `flux` executable: every program of the system, chosen by `argv[0]` or the first word.
 
+mod allocator;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ fn start(words: Vec<OsString>) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    allocator::tune();
     types::fluid::follow_locale();
     let words: Vec<OsString> = std::env::args_os().collect();
     // Job shells are started by this name, once for every job and node: nothing else comes first.

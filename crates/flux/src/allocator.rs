@@ -1,7 +1,8 @@
 //! Settings of the C library's memory allocator.
 //!
-//! A broker makes and drops buffers all the time. Left alone the allocator gives memory back and
-//! takes it again for every few messages, and each page taken anew is cleared by the kernel.
+//! A broker makes and drops buffers all the time, and so does a command that carries files. Left
+//! alone the allocator gives memory back and takes it again for every few messages, and each page
+//! taken anew is cleared by the kernel.
 
 /// Bytes of free memory the allocator keeps rather than gives back.
 const KEEP_FREE: i32 = 16 << 20;
