@@ -211,22 +211,19 @@ impl Database {
                 statement
                     .query_row(params![Key(digest)], |row| {
                         let object = match row.get_ref(0)? {
-                            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => {
-                                Bytes::copy_from_slice(bytes)
-                            }
-                            _ => Bytes::new(),
+                            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
+                            _ => &[],
                         };
-                        Ok((object, row.get::<_, i64>(1)?))
+                        Ok(match row.get(1)? {
+                            -1 => Some(Bytes::copy_from_slice(object)),
+                            size => unpack(object, size),
+                        })
                     })
                     .optional()
             })
             .map_err(plain)?;
-        let Some((object, size)) = row else {
+        let Some(blob) = row else {
             return Err(Errno::ENOENT.into());
-        };
-        let blob = match size {
-            -1 => Some(object),
-            size => unpack(&object, size),
         };
         // Damage is never passed on: hashing costs this thread less than reading did.
         let is_sound = |blob: &Bytes| BlobRef::hash(self.settings.hash, blob).digest() == digest;
