@@ -10,13 +10,35 @@ use bytes::Bytes;
 use lru::LruCache;
 use spec::BlobRef;
 
-/// The most bytes of clean blobs on the leader, however young. Under load they come faster than
-/// they grow old, nearly all of them superseded at once, and the KVS above and the system's cache
-/// below have them as well. A higher target for the old ones has no effect there.
-pub(super) const LEADER_CLEAN_MAX: u64 = 4 << 20;
+/// The most bytes that are kept of clean blobs, however young.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Blobs that were stored here.
+    pub(super) stored: u64,
+    /// Blobs that were loaded here.
+    pub(super) loaded: u64,
+    /// All of them together, if they are old.
+    pub(super) idle: u64,
+}
 
-/// The same elsewhere, where getting a blob again takes the way up the tree.
-pub(super) const FOLLOWER_CLEAN_MAX: u64 = 16 << 20;
+impl Bounds {
+    /// On the leader. What is stored under load comes faster than it grows old, nearly all of it
+    /// superseded at once, and the KVS above and the system's cache below have it as well. What is
+    /// loaded is often wanted by every rank, each somewhere else in the same files: the slower ones
+    /// find here what the faster ones had read and checked, and catch up.
+    pub(super) const LEADER: Bounds = Bounds {
+        stored: 4 << 20,
+        loaded: 32 << 20,
+        idle: 4 << 20,
+    };
+
+    /// Elsewhere, where getting a blob again takes the way up the tree.
+    pub(super) const FOLLOWER: Bounds = Bounds {
+        stored: 4 << 20,
+        loaded: 16 << 20,
+        idle: u64::MAX,
+    };
+}
 
 /// A blob held.
 #[derive(Debug)]
@@ -43,14 +65,18 @@ pub(super) enum Flushed {
 /// The cache.
 #[derive(Debug)]
 pub(super) struct Cache {
-    /// In the order of their last use.
+    bounds: Bounds,
+    /// What was stored here, in the order of its last use.
     slots: LruCache<BlobRef, Slot>,
+    /// What was loaded here, in the same order. All of it is clean.
+    loaded: LruCache<BlobRef, Slot>,
     size: u64,
     /// Bytes dropped since somebody asked.
     dropped: u64,
-    /// The part of `size` that may go.
+    /// The part of `size` that is in `slots` and may go.
     clean_size: u64,
-    clean_max: u64,
+    /// The part of `size` that is in `loaded`.
+    loaded_size: u64,
     last: u64,
     /// Dirty blobs to send, oldest first.
     queue: VecDeque<(u64, BlobRef)>,
@@ -61,13 +87,15 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// An empty cache that keeps so many bytes of clean blobs.
-    pub(super) fn new(clean_max: u64) -> Cache {
+    /// An empty cache that keeps so much of clean blobs.
+    pub(super) fn new(bounds: Bounds) -> Cache {
         Cache {
+            bounds,
             slots: LruCache::unbounded(),
+            loaded: LruCache::unbounded(),
             size: 0,
             clean_size: 0,
-            clean_max,
+            loaded_size: 0,
             dropped: 0,
             last: 0,
             queue: VecDeque::new(),
@@ -76,14 +104,36 @@ impl Cache {
         }
     }
 
-    /// A blob, and whether it is ephemeral.
+    /// A blob that is loaded, and whether it is ephemeral.
     pub(super) fn get(&mut self, now: Duration, blobref: &BlobRef) -> Option<(Bytes, bool)> {
-        let slot = self.slots.get_mut(blobref)?;
+        if let Some(slot) = self.slots.get_mut(blobref) {
+            slot.used = now;
+            let found = (slot.bytes.clone(), slot.ephemeral);
+            if slot.dirty.is_none() {
+                self.move_to_loaded(blobref);
+            }
+            return Some(found);
+        }
+        let slot = self.loaded.get_mut(blobref)?;
         slot.used = now;
         Some((slot.bytes.clone(), slot.ephemeral))
     }
 
-    /// Adds a blob that one level up has.
+    /// A clean blob that was stored here is loaded as well.
+    fn move_to_loaded(&mut self, blobref: &BlobRef) {
+        if let Some(slot) = self.slots.pop(blobref) {
+            self.clean_size -= slot.bytes.len() as u64;
+            self.put_loaded(*blobref, slot);
+        }
+    }
+
+    fn put_loaded(&mut self, blobref: BlobRef, slot: Slot) {
+        self.loaded_size += slot.bytes.len() as u64;
+        self.loaded.put(blobref, slot);
+        self.drop_loaded(|cache, _| cache.loaded_size > cache.bounds.loaded);
+    }
+
+    /// Adds a blob that one level up has and somebody here loads.
     pub(super) fn add_clean(
         &mut self,
         now: Duration,
@@ -91,26 +141,28 @@ impl Cache {
         bytes: Bytes,
         ephemeral: bool,
     ) {
-        if self.slots.contains(&blobref) {
+        if self.slots.contains(&blobref) || self.loaded.contains(&blobref) {
             return;
         }
-        let size = bytes.len() as u64;
-        self.size += size;
-        self.clean_size += size;
+        self.size += bytes.len() as u64;
         let slot = Slot {
             bytes,
             dirty: None,
             ephemeral,
             used: now,
         };
-        self.slots.put(blobref, slot);
-        self.drop_excess();
+        self.put_loaded(blobref, slot);
     }
 
     /// Adds a blob to be sent up. One that is here and clean is sent again; that renews its age
     /// in the backing store. Returns whether it was not on its way already.
     pub(super) fn add_dirty(&mut self, now: Duration, blobref: BlobRef, bytes: Bytes) -> bool {
         let size = bytes.len() as u64;
+        if let Some(slot) = self.loaded.pop(&blobref) {
+            self.loaded_size -= size;
+            self.clean_size += size;
+            self.slots.put(blobref, slot);
+        }
         let slot = self.slots.get_or_insert_mut(blobref, || {
             self.size += size;
             self.clean_size += size;
@@ -196,7 +248,11 @@ impl Cache {
 
     /// Drops a blob, as when it could not be stored and nobody else knows it.
     pub(super) fn remove(&mut self, blobref: &BlobRef) {
-        let Some(slot) = self.slots.pop(blobref) else {
+        let (slot, was_loaded) = match self.loaded.pop(blobref) {
+            Some(slot) => (Some(slot), true),
+            None => (self.slots.pop(blobref), false),
+        };
+        let Some(slot) = slot else {
             return;
         };
         let size = slot.bytes.len() as u64;
@@ -207,6 +263,7 @@ impl Cache {
                 self.outstanding.remove(&number);
                 self.failed.remove(&number);
             }
+            None if was_loaded => self.loaded_size -= size,
             None => self.clean_size -= size,
         }
     }
@@ -234,23 +291,40 @@ impl Cache {
 
     /// Drops every clean blob.
     pub(super) fn drop_clean(&mut self) {
-        self.drop_while(|_, _| true);
+        self.drop_loaded(|_, _| true);
+        self.drop_stored(|_, _| true);
     }
 
-    /// Drops the least recently used clean blobs that have been idle for `old`, until no more than
-    /// `target` bytes are left.
+    /// Drops clean blobs that have been idle for `old`, until no more than `target` bytes are left:
+    /// first those that were loaded, of either kind the least recently used first.
     pub(super) fn purge(&mut self, now: Duration, target: u64, old: Duration) {
-        self.drop_while(|cache, slot| cache.size > target && now.saturating_sub(slot.used) >= old);
+        let target = target.min(self.bounds.idle);
+        let goes = |cache: &Cache, slot: &Slot| {
+            cache.size > target && now.saturating_sub(slot.used) >= old
+        };
+        self.drop_loaded(goes);
+        self.drop_stored(goes);
     }
 
-    /// Drops the least recently used clean blobs above `clean_max`.
+    /// Drops the least recently used clean blobs that were stored and are too many.
     fn drop_excess(&mut self) {
-        self.drop_while(|cache, _| cache.clean_size > cache.clean_max);
+        self.drop_stored(|cache, _| cache.clean_size > cache.bounds.stored);
     }
 
-    /// Drops clean blobs, the least recently used first, as long as `goes` says so of the next.
+    /// Drops blobs that were loaded, the least recently used first, as long as `goes` says so of
+    /// the next.
+    fn drop_loaded(&mut self, goes: impl Fn(&Cache, &Slot) -> bool) {
+        while let Some((blobref, slot)) = self.loaded.peek_lru()
+            && goes(self, slot)
+        {
+            let blobref = *blobref;
+            self.remove(&blobref);
+        }
+    }
+
+    /// Drops clean blobs that were stored, in the same way.
     /// Dirty ones on the way count as used, so that nobody meets them again soon.
-    fn drop_while(&mut self, goes: impl Fn(&Cache, &Slot) -> bool) {
+    fn drop_stored(&mut self, goes: impl Fn(&Cache, &Slot) -> bool) {
         for _ in 0..self.slots.len() {
             let Some((blobref, slot)) = self.slots.peek_lru() else {
                 break;
@@ -274,7 +348,7 @@ impl Cache {
 
     /// How many blobs there are.
     pub(super) fn count(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.loaded.len()
     }
 
     /// How many of them are dirty.
@@ -303,7 +377,7 @@ mod tests {
 
     #[test]
     fn flushing_waits_for_what_was_dirty() {
-        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
+        let mut cache = Cache::new(Bounds::FOLLOWER);
         let (a, a_bytes) = blob("a");
         let (b, b_bytes) = blob("b");
         assert!(cache.add_dirty(NOW, a, a_bytes.clone()));
@@ -321,7 +395,7 @@ mod tests {
 
     #[test]
     fn what_was_refused_goes_again() {
-        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
+        let mut cache = Cache::new(Bounds::FOLLOWER);
         let (a, bytes) = blob("a");
         cache.add_dirty(NOW, a, bytes.clone());
         cache.next_queued();
@@ -337,7 +411,7 @@ mod tests {
 
     #[test]
     fn one_blob_tries_for_all_that_were_refused() {
-        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
+        let mut cache = Cache::new(Bounds::FOLLOWER);
         let (a, a_bytes) = blob("a");
         let (b, b_bytes) = blob("b");
         for (blobref, bytes) in [(b, b_bytes), (a, a_bytes)] {
@@ -352,8 +426,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_loaded_and_what_is_stored_have_bounds_of_their_own() {
+        let mut cache = Cache::new(Bounds {
+            stored: 3,
+            loaded: 5,
+            idle: u64::MAX,
+        });
+        for text in ["a1", "a2", "a3"] {
+            cache.add_clean(NOW, blob(text).0, blob(text).1, false);
+        }
+        assert_eq!((cache.count(), cache.size()), (2, 4), "a1 had to go");
+        let mut store = |text| {
+            let (blobref, bytes) = blob(text);
+            cache.add_dirty(NOW, blobref, bytes);
+            cache.on_stored(&blobref);
+            (cache.count(), cache.size())
+        };
+        assert_eq!(store("b1"), (3, 6));
+        assert_eq!(store("b2"), (3, 6), "b1 had to go");
+        assert_eq!(store("a2"), (2, 4), "it counts as stored now, for b2");
+        assert!(cache.get(NOW, &blob("a2").0).is_some());
+        assert_eq!(cache.get(NOW, &blob("b2").0), None);
+        let sizes = (cache.clean_size, cache.loaded_size, cache.size());
+        assert_eq!(sizes, (0, 4, 4), "loading moved it back");
+        cache.drop_clean();
+        let sizes = (cache.clean_size, cache.loaded_size, cache.size());
+        assert_eq!((cache.count(), sizes), (0, (0, 0, 0)));
+    }
+
+    #[test]
     fn dirty_blobs_are_never_dropped_and_old_ones_go_first() {
-        let mut cache = Cache::new(FOLLOWER_CLEAN_MAX);
+        let mut cache = Cache::new(Bounds::FOLLOWER);
         let (dirty, bytes) = blob("dirty");
         cache.add_dirty(Duration::ZERO, dirty, bytes);
         for (seconds, text) in [(1, "one"), (2, "two"), (99, "new")] {

@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use types::{Errno, Rank};
 
 use crate::memory::Freed;
-use cache::Cache;
+use cache::{Bounds, Cache};
 use hasher::Hasher;
 use inlet::Inlet;
 use mapped::Mapped;
@@ -104,8 +104,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         hasher: Hasher::default(),
         mapped: Mapped::default(),
         cache: Cache::new(match leader {
-            true => cache::LEADER_CLEAN_MAX,
-            false => cache::FOLLOWER_CLEAN_MAX,
+            true => Bounds::LEADER,
+            false => Bounds::FOLLOWER,
         }),
         freed: Freed::default(),
         loads: HashMap::new(),
