@@ -74,7 +74,7 @@ async fn client(endpoint: Endpoint, curve: bool) -> Result<(), Box<dyn Error>> {
     let mut samples = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        dealer.send(&[payload.clone()])?;
+        dealer.send(std::slice::from_ref(&payload))?;
         match events.recv().await {
             Some(DealerEvent::Message(_)) => samples.push(start.elapsed()),
             other => return Err(format!("{other:?}").into()),

@@ -12,6 +12,8 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+
 use module::{Builtin, Context, Failure, Input, Severity};
 use proto::content::{
     BackingCheckpointGet, BackingCheckpointPut, BackingGcInfo, BackingLoad, BackingMark,
@@ -105,9 +107,8 @@ struct State {
     settings: Settings,
     next: Vec<Job>,
     next_replies: Vec<Reply>,
-    /// Who waits for the batch the thread has.
-    replies: Vec<Reply>,
-    busy: bool,
+    /// Who waits for the rest of the batch the thread has.
+    replies: VecDeque<Reply>,
 }
 
 impl State {
@@ -130,15 +131,19 @@ impl State {
         });
     }
 
+    /// Whether the thread has a batch.
+    fn is_busy(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
     fn send(&mut self, worker: &Worker) {
-        self.busy = true;
-        self.replies = std::mem::take(&mut self.next_replies);
+        self.replies = std::mem::take(&mut self.next_replies).into();
         worker.send(std::mem::take(&mut self.next));
     }
 
     fn on_answers(&mut self, answers: worker::Answers) {
-        self.busy = false;
-        for (reply, answer) in std::mem::take(&mut self.replies).into_iter().zip(answers) {
+        let count = answers.len().min(self.replies.len());
+        for (reply, answer) in self.replies.drain(..count).zip(answers) {
             reply(answer);
         }
     }
@@ -294,8 +299,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         settings,
         next: Vec::new(),
         next_replies: Vec::new(),
-        replies: Vec::new(),
-        busy: false,
+        replies: VecDeque::new(),
     };
     let routes = routes();
     backing::serve(&context)?;
@@ -319,7 +323,7 @@ async fn serve(
     inlet: &mut mpsc::UnboundedReceiver<Delivery>,
 ) -> Result<(), Failure> {
     loop {
-        let has_work = !state.busy && !state.next.is_empty();
+        let has_work = !state.is_busy() && !state.next.is_empty();
         tokio::select! {
             biased;
             input = context.next() => match input {
@@ -351,7 +355,7 @@ async fn finish(
         context.dispatch(routes, state, message);
     }
     loop {
-        if state.busy {
+        if state.is_busy() {
             match worker.next().await {
                 Some(answers) => state.on_answers(answers),
                 None => return Err(Failure::new(Errno::EIO, "database thread panicked")),

@@ -1,7 +1,9 @@
 //! The thread that owns the database.
 //!
 //! Whatever arrived while it was busy makes the next batch, and a batch is one SQLite transaction;
-//! answers follow the commit. So the cost of a commit, which is that of the disk, is shared.
+//! answers follow the commit. So the cost of a commit, which is that of the disk, is shared. A batch
+//! that only reads has nothing to wait for: large blobs are answered as they are read, so that they
+//! are sent while the next ones are.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -57,7 +59,10 @@ pub(super) struct Stats {
     pub(super) checkpoints: Vec<(i64, String)>,
 }
 
-/// A batch of jobs, and the answers in the same order.
+/// Answers leave when they hold so many bytes.
+const ANSWERS_BYTES: usize = 256 << 10;
+
+/// A batch of jobs, and the answers in the same order, not always all at once.
 pub(super) type Jobs = Vec<Job>;
 pub(super) type Answers = Vec<Result<Answer, RpcError>>;
 
@@ -114,7 +119,8 @@ impl Worker {
         }
     }
 
-    /// The answers to the oldest batch that has none; `None` if the thread panicked. Cancel safe.
+    /// The next answers to the oldest batch that has not all; `None` if the thread panicked. Cancel
+    /// safe.
     pub(super) async fn next(&mut self) -> Option<Answers> {
         self.answers.recv().await
     }
@@ -148,10 +154,37 @@ fn run(
 ) {
     let mut timing = Timing::default();
     while let Ok(batch) = jobs.recv() {
-        let results = run_batch(&mut database, &mut timing, &batch);
-        if answers.send(results).is_err() {
-            break;
+        // Nobody is there to take them once the module has ended, and then there is no other batch.
+        let answer = |some| drop(answers.send(some));
+        if batch.iter().any(writes) {
+            answer(run_batch(&mut database, &mut timing, &batch));
+        } else {
+            read_batch(&mut database, &mut timing, &batch, answer);
         }
+    }
+}
+
+fn read_batch(
+    database: &mut Database,
+    timing: &mut Timing,
+    batch: &[Job],
+    mut answer: impl FnMut(Answers),
+) {
+    let mut results = Answers::new();
+    let mut bytes = 0;
+    for job in batch {
+        let result = run_job(database, timing, job);
+        if let Ok(Answer::Blob(blob)) = &result {
+            bytes += blob.len();
+        }
+        results.push(result);
+        if bytes >= ANSWERS_BYTES {
+            answer(std::mem::take(&mut results));
+            bytes = 0;
+        }
+    }
+    if !results.is_empty() {
+        answer(results);
     }
 }
 
@@ -163,6 +196,7 @@ fn writes(job: &Job) -> bool {
     )
 }
 
+/// Does jobs of which at least one changes the database, as one transaction.
 fn run_batch(database: &mut Database, timing: &mut Timing, batch: &[Job]) -> Answers {
     let one_by_one = |database: &mut Database, timing: &mut Timing| -> Answers {
         batch
@@ -170,12 +204,6 @@ fn run_batch(database: &mut Database, timing: &mut Timing, batch: &[Job]) -> Ans
             .map(|job| run_job(database, timing, job))
             .collect()
     };
-    let count = batch.iter().filter(|job| writes(job)).count();
-    // Marks and sweeps are transactions of their own already by being single statements or
-    // retried whole; a checkpoint is two statements.
-    if count == 0 {
-        return one_by_one(database, timing);
-    }
     if let Err(error) = database.begin() {
         return batch.iter().map(|_| Err(error.clone())).collect();
     }
