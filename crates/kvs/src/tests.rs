@@ -1,3 +1,5 @@
+mod crashes;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -395,6 +397,18 @@ enum Action {
     Mkdir,
 }
 
+impl Action {
+    fn op(&self, key: &str) -> Op {
+        let change = match self {
+            Action::Put(value) => Change::Put(TreeObj::Val(value.clone())),
+            Action::Append(value) => Change::Append(value.clone()),
+            Action::Unlink => Change::Unlink,
+            Action::Mkdir => Change::Put(TreeObj::empty_dir()),
+        };
+        Op::new(key, change)
+    }
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let value = || {
         prop_oneof![
@@ -428,12 +442,7 @@ proptest! {
             for (key, action) in &txn {
                 let names: Vec<_> = key.split('.').collect();
                 allowed = allowed && next.apply(&names, action);
-                ops.push(Op::new(key, match action {
-                    Action::Put(value) => Change::Put(TreeObj::Val(value.clone())),
-                    Action::Append(value) => Change::Append(value.clone()),
-                    Action::Unlink => Change::Unlink,
-                    Action::Mkdir => Change::Put(TreeObj::empty_dir()),
-                }));
+                ops.push(action.op(key));
             }
             if forgetful {
                 store.cache = Cache::new();
