@@ -46,6 +46,14 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "hwloc",
+        run: topology::fuzz,
+        seeds: &[
+            "<object type=\"Machine\"><info name=\"HostName\" value=\"h\"/><object type=\"Core\"/></object>",
+            "<object type=\"PCIDev\"><object type=\"OSDev\"><info name=\"Backend\" value=\"CUDA\"/></object></object>",
+        ],
+    },
+    Target {
         name: "blobref",
         run: spec::fuzz::fuzz_blobref,
         seeds: &[

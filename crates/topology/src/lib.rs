@@ -13,7 +13,12 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use types::IdSet;
 
+mod hwloc;
 mod xml;
+
+#[doc(hidden)]
+pub use hwloc::fuzz;
+pub use hwloc::{Summary, XmlError, summarize};
 
 /// Why the topology could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -96,7 +96,7 @@ pub(crate) fn encode(topology: &Topology, hostname: &str) -> String {
         let _infallible = writeln!(
             out.text,
             "<object type=\"OSDev\" gp_index=\"{}\" name=\"cuda{gpu}\" subtype=\"CUDA\" \
-             osdev_type=\"5\"/>",
+             osdev_type=\"5\">\n<info name=\"Backend\" value=\"CUDA\"/>\n</object>",
             out.index
         );
     }

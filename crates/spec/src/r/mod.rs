@@ -1,11 +1,13 @@
 //! Resource sets, R (RFC 20 version 1).
 //!
 //! A [`ResourceSet`] holds concrete resources: which cores and GPUs of which ranks. This file has
-//! the document; `children` what one rank holds, `algebra` set operations and renumbering, `verify`
-//! the comparison of what a rank has with what it should have.
+//! the document; `children` what one rank holds, `algebra` set operations and renumbering, `config`
+//! resources named in a configuration, `verify` the comparison of what a rank has with what it
+//! should have.
 
 mod algebra;
 mod children;
+mod config;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +22,7 @@ use crate::constraint::{self, ConstraintError};
 
 pub use algebra::{OverlapError, RerankError};
 pub use children::Children;
+pub use config::ConfigError;
 pub use verify::{VerifyConfig, VerifyError, VerifyMode};
 
 /// Ranks one R may have. Far above any instance, and low enough that a short hostile string cannot
@@ -292,6 +295,10 @@ impl ResourceSet {
     }
 
     fn decode_r_lite(&mut self, value: &Value) -> Result<(), ResourceError> {
+        // The empty set is also written as an object (RFC 20 says array; the reference takes both).
+        if value.as_object().is_some_and(Map::is_empty) {
+            return Ok(());
+        }
         for entry in value.as_array().ok_or(ResourceError::Type("R_lite"))? {
             let entry = entry.as_object().ok_or(ResourceError::Type("R_lite"))?;
             let ranks = field(entry, "rank")?;

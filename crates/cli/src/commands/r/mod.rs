@@ -7,7 +7,7 @@ use std::io::Read;
 use serde_json::Value;
 use spec::r::{Children, VerifyConfig, VerifyError};
 use spec::{Constraint, ResourceSet};
-use topology::Topology;
+use topology::{Topology, XmlError};
 use types::{Hostlist, IdSet};
 
 use super::{Sub, dispatch_forms};
@@ -242,11 +242,12 @@ fn encoded(args: &Args) -> Result<ResourceSet, Fail> {
     } else if let Some(file) = args.get("xml") {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Fail::of(file, types::Errno::from_io(&error)))?;
-        from_xml(&text)
+        from_xml(&text).map_err(|error| Fail::of(file, error))?
     } else {
         let cores = match args.get("cores") {
             // No cores and no GPUs would be no resources at all.
             Some("") if !args.has("gpus") => IdSet::first_n(1),
+            None if args.has("gpus") => IdSet::new(),
             _ => ids("cores", "0")?,
         };
         Children::new(cores, ids("gpus", "")?)
@@ -272,29 +273,14 @@ fn encoded(args: &Args) -> Result<ResourceSet, Fail> {
     Ok(set)
 }
 
-/// Counts the cores and GPUs of an hwloc document, which it numbers in order.
-fn from_xml(text: &str) -> Children {
-    let attribute = |tag: &str, name: &str| {
-        let at = tag.find(&format!(" {name}=\""))? + name.len() + 3;
-        Some(tag[at..].split('"').next()?.to_owned())
-    };
-    let (mut cores, mut gpus) = (0, 0);
-    for object in text.split("<object ").skip(1) {
-        let tag = format!(" {}", object.split('>').next().unwrap_or_default());
-        match attribute(&tag, "type").as_deref() {
-            Some("Core") => cores += 1,
-            // Co-processors: what programs compute with has a backend's name.
-            Some("OSDev") => {
-                let name = attribute(&tag, "name").unwrap_or_default();
-                let is_gpu = ["cuda", "rsmi", "opencl"]
-                    .iter()
-                    .any(|kind| name.starts_with(kind));
-                gpus += u32::from(is_gpu);
-            }
-            _ => {}
-        }
-    }
-    Children::new(IdSet::first_n(cores), IdSet::first_n(gpus))
+/// The cores and GPUs of an hwloc document, numbered in order.
+fn from_xml(text: &str) -> Result<Children, XmlError> {
+    let every_backend = std::env::var_os("FLUX_HWLOC_GPU_NO_DEDUP").is_some();
+    let found = topology::summarize(text, every_backend)?;
+    Ok(Children::new(
+        IdSet::first_n(found.cores),
+        IdSet::first_n(found.gpus),
+    ))
 }
 
 fn add_properties<'a>(
@@ -558,12 +544,5 @@ mod tests {
         assert!(parse("").is_err());
         assert!(parse("{").is_err());
         assert!(parse("{\"a\":1}").is_err());
-    }
-
-    #[test]
-    fn cores_and_gpus_of_a_document_are_counted() {
-        let xml = r#"<object type="Core" os_index="0"><object type="PU"/></object><object type="Core"/><object type="OSDev" name="cuda0"/><object type="OSDev" name="eth0"/>"#;
-        let children = from_xml(xml);
-        assert_eq!(children.to_string(), "core[0-1],gpu0");
     }
 }
