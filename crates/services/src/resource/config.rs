@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value};
 use spec::ResourceSet;
-use spec::r::{Children, VerifyConfig, VerifyMode};
-use types::{Hostlist, IdSet};
+use spec::r::{ConfigError, VerifyConfig, VerifyMode};
 
 /// The table, read.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +17,10 @@ pub(super) struct Config {
     pub(super) verify: Option<VerifyConfig>,
     /// Whether to count all of the host, whatever this process is bound to.
     pub(super) norestrict: bool,
+    /// Whether to discover rather than take R from an enclosing instance.
+    pub(super) rediscover: bool,
+    /// Whether to follow the expiration of R in an enclosing instance.
+    pub(super) update_watch: bool,
     /// How many eventlog entries are kept in memory.
     pub(super) journal_max: usize,
 }
@@ -29,6 +32,7 @@ impl Config {
     pub(super) fn parse(config: &Map<String, Value>) -> Result<Config, String> {
         let mut parsed = Config {
             journal_max: JOURNAL_MAX,
+            update_watch: true,
             ..Config::default()
         };
         let Some(table) = config.get("resource") else {
@@ -56,7 +60,8 @@ impl Config {
                 "verify" => parsed.verify = Some(parse_verify(value).map_err(bad)?),
                 "noverify" => parsed.noverify = flag()?,
                 "norestrict" => parsed.norestrict = flag()?,
-                "rediscover" | "no-update-watch" => drop(flag()?),
+                "rediscover" => parsed.rediscover = flag()?,
+                "no-update-watch" => parsed.update_watch = !flag()?,
                 "journal-max" => {
                     parsed.journal_max = value
                         .as_u64()
@@ -82,6 +87,37 @@ impl Config {
             resources.scheduling = Some(value);
         }
         Ok(parsed)
+    }
+}
+
+/// How a rank compares what it has with its share of R.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verification {
+    modes: Option<VerifyConfig>,
+    /// Whether somebody asked for it, rather than it being the default.
+    explicit: bool,
+}
+
+impl Verification {
+    /// How to compare with R that was found by `method`; `None` not at all.
+    pub(super) fn of(&self, method: &str) -> Option<VerifyConfig> {
+        let applies = match method {
+            "dynamic-discovery" => false,
+            // What a job was given was checked by those who gave it.
+            "job-info" => self.explicit,
+            _ => true,
+        };
+        self.modes.filter(|_| applies)
+    }
+}
+
+impl Config {
+    /// What to verify. An instance that is being repaired runs on another host, maybe.
+    pub(super) fn verification(&self, recovering: bool) -> Verification {
+        Verification {
+            modes: (!self.noverify && !recovering).then(|| self.verify.unwrap_or_default()),
+            explicit: self.verify.is_some(),
+        }
     }
 }
 
@@ -118,88 +154,12 @@ fn parse_verify(value: &Value) -> Result<VerifyConfig, String> {
     }
 }
 
-/// Reads `[[resource.config]]`. Hosts get ranks in the order they first appear.
-pub(super) fn parse_config(value: &Value) -> Result<ResourceSet, String> {
-    let bad = |text: String| format!("error parsing [resource.config] array: {text}");
-    let entries = value.as_array().ok_or_else(|| bad("not an array".into()))?;
-    let mut ranks = Hostlist::new();
-    let mut set = ResourceSet::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let entry = entry
-            .as_object()
-            .ok_or_else(|| bad(format!("config[{index}]: not a table")))?;
-        if let Some(key) = entry
-            .keys()
-            .find(|key| !["hosts", "cores", "gpus", "properties"].contains(&key.as_str()))
-        {
-            return Err(bad(format!("config[{index}]: unknown key {key}")));
-        }
-        let ids = |key: &str| match entry.get(key) {
-            None => Ok(IdSet::new()),
-            Some(value) => value
-                .as_str()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| {
-                    let text = value.as_str().unwrap_or_default();
-                    bad(format!("config[{index}]: invalid idset {key}='{text}'"))
-                }),
-        };
-        let text = entry
-            .get("hosts")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let hosts: Hostlist = text
-            .parse()
-            .map_err(|_| bad(format!("config[{index}]: invalid hostlist '{text}'")))?;
-        if hosts.is_empty() {
-            return Err(bad(format!("config[{index}]: empty hostlist specified")));
-        }
-        let children = Children::new(ids("cores")?, ids("gpus")?);
-        let mut here = IdSet::new();
-        for host in hosts.iter() {
-            let rank = match ranks.find(&host) {
-                Some(rank) => rank as u32,
-                None => {
-                    ranks.push(&host);
-                    ranks.len() as u32 - 1
-                }
-            };
-            set.insert(rank, Some(&host), &children);
-            here.insert(rank);
-        }
-        add_properties(&mut set, entry, &here, index).map_err(bad)?;
-    }
-    if set.is_empty() {
-        return Err(bad("no hosts configured".into()));
-    }
-    let empty: Vec<_> = set
-        .nodes()
-        .filter(|(_, node)| node.children.is_empty())
-        .filter_map(|(_, node)| node.hostname.as_deref().map(str::to_owned))
-        .collect();
-    if !empty.is_empty() {
-        let hosts: Hostlist = empty.iter().map(String::as_str).collect();
-        return Err(format!("resource.config: {hosts} assigned no resources"));
-    }
-    Ok(set)
-}
-
-fn add_properties(
-    set: &mut ResourceSet,
-    entry: &Map<String, Value>,
-    ranks: &IdSet,
-    index: usize,
-) -> Result<(), String> {
-    let Some(value) = entry.get("properties") else {
-        return Ok(());
-    };
-    let array = || format!("config[{index}]: properties must be an array");
-    for value in value.as_array().ok_or_else(array)? {
-        let name = value.as_str().ok_or_else(array)?;
-        set.add_property(name, ranks)
-            .map_err(|_| format!("config[{index}]: invalid property \"{name}\""))?;
-    }
-    Ok(())
+/// Reads `[[resource.config]]`.
+fn parse_config(value: &Value) -> Result<ResourceSet, String> {
+    ResourceSet::from_config(value).map_err(|error| match error {
+        ConfigError::NoResources(_) => error.to_string(),
+        _ => format!("error parsing [resource.config] array: {error}"),
+    })
 }
 
 #[cfg(test)]
@@ -216,11 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn hosts_may_recur_and_get_ranks_as_they_appear() {
+    fn resources_may_be_named() {
         check("{}", Ok(""));
         check(
-            r#"{"resource":{"config":[{"hosts":"b[0-1]","cores":"0-1"},{"hosts":"a,b1","gpus":"0","cores":"2"}]}}"#,
-            Ok("rank0/core[0-1] rank1/core[0-2],gpu0 rank2/core2,gpu0 on b[0-1],a"),
+            r#"{"resource":{"config":[{"hosts":"b[0-1]","cores":"0-1"}]}}"#,
+            Ok("rank[0-1]/core[0-1] on b[0-1]"),
         );
     }
 
@@ -232,18 +192,6 @@ mod tests {
             (
                 r#"{"config":[{"hosts":"a[1"}]}"#,
                 format!("{config}config[0]: invalid hostlist 'a[1'"),
-            ),
-            (
-                r#"{"config":[{"hosts":""}]}"#,
-                format!("{config}config[0]: empty hostlist specified"),
-            ),
-            (
-                r#"{"config":[{"hosts":"a","cores":"x"}]}"#,
-                format!("{config}config[0]: invalid idset cores='x'"),
-            ),
-            (
-                r#"{"config":[{"hosts":"a","cores":"0","properties":["a&b"]}]}"#,
-                format!("{config}config[0]: invalid property \"a&b\""),
             ),
             (
                 r#"{"config":[{"hosts":"a"}]}"#,

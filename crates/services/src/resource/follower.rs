@@ -1,15 +1,20 @@
 //! The module on the ranks below the leader.
 
+use std::rc::Rc;
+
+use module::{Host, Severity};
 use proto::config::ModuleConfigReload;
 use proto::resource::{
-    ResourceExpirationUpdate, ResourceGet, ResourceMonitorWaitup, ResourceReload,
-    ResourceSchedStatus, ResourceStatus, ResourceTopoGet, ResourceTopoReduce, TopoReduce,
+    Drain, ResourceDrain, ResourceExpirationUpdate, ResourceGet, ResourceMonitorWaitup,
+    ResourceReload, ResourceSchedStatus, ResourceStatus, ResourceTopoGet, ResourceTopoReduce,
+    TopoReduce,
 };
 use proto::{Access, Empty};
 use rpc::{Dest, Handle, Request, Routes, RpcError};
 use spec::ResourceSet;
-use types::Errno;
+use types::{Errno, Rank};
 
+use super::config::Verification;
 use super::service::{decode_object, object, reconfigure, text};
 use super::state::Reduction;
 
@@ -45,6 +50,53 @@ impl Follower {
             resource: object(&self.reduction.resources),
         };
         handle.notify::<ResourceTopoReduce>(Dest::Upstream, &reduce);
+    }
+}
+
+/// Compares this rank with its share of R and drains it if they differ.
+pub(super) async fn verify(
+    handle: Handle,
+    host: Rc<dyn Host>,
+    rank: Rank,
+    verification: Verification,
+    configured: Option<ResourceSet>,
+    own: ResourceSet,
+) {
+    let expected = match configured {
+        Some(set) => Ok(Some((set, "configuration".to_owned()))),
+        None => known_upstream(&handle).await,
+    };
+    let result = async {
+        let Some((set, method)) = expected? else {
+            return Ok(());
+        };
+        let Some(modes) = verification.of(&method) else {
+            return Ok(());
+        };
+        let Err(error) = set.verify(&own, &modes) else {
+            return Ok(());
+        };
+        let reason = error.to_string();
+        host.log(Severity::Err, "resource", &format!("draining: {reason}"));
+        let drain = Drain {
+            targets: rank.to_string(),
+            reason: Some(reason),
+            mode: Some("update".to_owned()),
+        };
+        let call = handle.call::<ResourceDrain>(Rank::LEADER, &drain);
+        call.await.map(drop)
+    };
+    if let Err(error) = result.await {
+        host.log(Severity::Err, "resource", &format!("verify: {error}"));
+    }
+}
+
+/// R and where it came from; `None` while it is to be discovered.
+async fn known_upstream(handle: &Handle) -> Result<Option<(ResourceSet, String)>, RpcError> {
+    match handle.call::<ResourceGet>(Rank::LEADER, &Empty {}).await {
+        Ok(found) => Ok(Some((decode_object(found.resources)?, found.method))),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOSYS) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

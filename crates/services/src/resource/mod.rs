@@ -6,11 +6,16 @@
 //! ranks that are up. Drained ranks and the method by which resources were found are kept in the
 //! KVS eventlog `resource.eventlog`; an event takes effect once its commit has succeeded.
 //!
-//! Absent for now: taking R from an enclosing instance (a nested instance discovers what its
-//! processes are bound to) and `resource.reload` of topology directories.
+//! An instance that is a job takes R of that job from the enclosing instance and follows its
+//! expiration. Where R came from elsewhere than discovery, each rank compares its share of it with
+//! what it finds and drains itself if they differ.
+//!
+//! Absent for now: taking the topology itself from the enclosing instance.
 
 mod config;
 mod follower;
+mod hwloc;
+mod parent;
 mod service;
 mod state;
 
@@ -62,7 +67,26 @@ async fn run(context: Context) -> Result<(), Failure> {
     if rank == Rank::LEADER {
         run_leader(context, config, hosts, own, xml, force_up).await
     } else {
-        run_follower(context, own, xml).await
+        run_follower(context, config, own, xml).await
+    }
+}
+
+fn is_recovering(context: &Context) -> bool {
+    context
+        .attr("broker.recovery-mode")
+        .is_some_and(|mode| mode != "0")
+}
+
+/// The R of the job this instance is, if it is one.
+async fn parent_of(context: &Context) -> Option<(parent::Parent, ResourceSet)> {
+    let (uri, jobid) = (context.attr("parent-uri")?, context.attr("jobid")?);
+    match parent::Parent::watch(&uri, &jobid).await {
+        Ok(found) => Some(found),
+        Err(text) => {
+            let text = format!("cannot get R from the enclosing instance: {text}");
+            context.log(Severity::Warning, text);
+            None
+        }
     }
 }
 
@@ -93,7 +117,21 @@ fn own_resources(rank: Rank, hosts: &Hostlist, topology: &Topology) -> ResourceS
     set
 }
 
-async fn run_follower(mut context: Context, own: ResourceSet, xml: String) -> Result<(), Failure> {
+async fn run_follower(
+    mut context: Context,
+    config: Config,
+    own: ResourceSet,
+    xml: String,
+) -> Result<(), Failure> {
+    let verify = config.verification(is_recovering(&context));
+    let check = follower::verify(
+        context.handle.clone(),
+        context.host(),
+        context.rank(),
+        verify,
+        config.resources.clone(),
+        own.clone(),
+    );
     let descendants = context
         .attr("tbon.descendants")
         .and_then(|text| text.parse().ok());
@@ -101,6 +139,7 @@ async fn run_follower(mut context: Context, own: ResourceSet, xml: String) -> Re
     let routes = follower::routes();
     context.ready();
     follower.report(&context.handle);
+    tokio::task::spawn_local(check);
     while let Some(input) = context.next().await {
         if let Input::Request(message) = input {
             context.dispatch(&routes, &mut follower, message);
@@ -121,13 +160,17 @@ async fn run_leader(
     let handle = context.handle.clone();
     let size = context.size();
     let host = context.host();
+    let verification = config.verification(is_recovering(&context));
+    let (rediscover, update_watch) = (config.rediscover, config.update_watch);
+    let configured = config.resources.is_some();
     let mut leader = Leader::new(
         handle.clone(),
         host,
         posts.clone(),
         size,
-        hosts,
+        hosts.clone(),
         config,
+        verification,
         own,
         xml,
     )
@@ -144,7 +187,20 @@ async fn run_leader(
             })?),
             None => None,
         };
-    leader.start(stored);
+    let mut given = None;
+    if let Some((parent, set)) = parent_of(&context).await {
+        if update_watch {
+            parent.follow(set.expiration, posts.clone());
+        }
+        if !configured && stored.is_none() && !rediscover {
+            given = parent::renumbered(set, &hosts);
+            if given.is_none() {
+                let text = "R of the enclosing instance has another number of ranks: discovering";
+                context.log(Severity::Info, text);
+            }
+        }
+    }
+    leader.start(stored, given);
     if force_up {
         leader.on_online(IdSet::first_n(size));
     } else {

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use types::{Errno, Hostlist, IdSet};
 use wire::Message;
 
-use super::config::Config;
+use super::config::{Config, Verification};
 use super::state::{Mode, Ranks, RanksError, Reduction};
 use super::{KEY_EVENTLOG, KEY_RESOURCES, log_event};
 use crate::store;
@@ -33,6 +33,8 @@ pub(super) enum Posted {
     Online(IdSet),
     /// These ranks are silent now.
     Torpid(IdSet),
+    /// The enclosing instance has moved the end of this one.
+    Expiration(f64),
     /// A commit ended.
     Committed(Result<(), RpcError>),
 }
@@ -63,9 +65,12 @@ pub(super) struct Leader {
     posts: mpsc::UnboundedSender<Posted>,
     hosts: Hostlist,
     config: Config,
+    verification: Verification,
     xml: String,
     ranks: Ranks,
     inventory: Option<(ResourceSet, &'static str)>,
+    /// Resources whose definition is being stored.
+    coming: Option<Inventory>,
     reduction: Reduction,
     own: ResourceSet,
     events: VecDeque<Event>,
@@ -107,6 +112,7 @@ impl Leader {
         size: u32,
         hosts: Hostlist,
         config: Config,
+        verification: Verification,
         own: ResourceSet,
         xml: String,
     ) -> Result<Leader, String> {
@@ -134,9 +140,11 @@ impl Leader {
             posts,
             hosts,
             config,
+            verification,
             xml,
             ranks,
             inventory: None,
+            coming: None,
             reduction: Reduction::default(),
             own,
             events: VecDeque::new(),
@@ -157,7 +165,7 @@ impl Leader {
     }
 
     /// Defines the resources if they are known already, else waits for what ranks find.
-    pub(super) fn start(&mut self, stored: Option<ResourceSet>) {
+    pub(super) fn start(&mut self, stored: Option<ResourceSet>, given: Option<ResourceSet>) {
         let mut context = Map::new();
         context.insert(
             "ranks".into(),
@@ -193,6 +201,8 @@ impl Leader {
             self.define(set, "configuration");
         } else if let Some(set) = stored {
             self.define(set, "kvs");
+        } else if let Some(set) = given {
+            self.define(set, "job-info");
         } else {
             let own = self.own.clone();
             self.on_reduced(&own);
@@ -228,6 +238,10 @@ impl Leader {
             store::put(KEY_RESOURCES, set.encode().as_bytes()),
             store::append(KEY_EVENTLOG, entry.encode().as_bytes()),
         ];
+        self.coming = Some(Inventory {
+            resources: object(&set),
+            method: method.to_owned(),
+        });
         self.post(entry, ops, Then::Define(Box::new(set), method));
     }
 
@@ -235,11 +249,13 @@ impl Leader {
         let Some((set, method)) = &self.inventory else {
             return;
         };
-        let from_elsewhere = matches!(*method, "configuration" | "kvs");
-        if self.config.noverify || !from_elsewhere {
+        // What is loaded while running is somebody's word; the next start compares.
+        if *method == "reload" {
             return;
         }
-        let config = self.config.verify.unwrap_or_default();
+        let Some(config) = self.verification.of(method) else {
+            return;
+        };
         if let Err(error) = set.verify(&self.own, &config) {
             let reason = error.to_string();
             self.host.log(
@@ -310,6 +326,7 @@ impl Leader {
             Then::Undrain(request) => request.reply(&Empty {}),
             Then::Define(set, method) => {
                 self.inventory = Some((*set, method));
+                self.coming = None;
                 self.verify_own();
             }
             Then::Nothing => {}
@@ -357,6 +374,7 @@ impl Leader {
                 let old = self.ranks.torpid.clone();
                 self.on_membership(&old, &ranks, "torpid", "lively");
             }
+            Posted::Expiration(expiration) => self.on_expiration(expiration),
             Posted::Committed(result) => {
                 self.committing = false;
                 self.take_effect(result);
@@ -624,11 +642,11 @@ impl Leader {
             let text = "resources are busy (unload scheduler?)";
             return request.fail(RpcError::new(Errno::EBUSY, text));
         }
-        if reload.xml {
-            let text = "loading topologies from XML files is not built yet";
-            return request.fail(RpcError::new(Errno::ENOSYS, text));
-        }
-        match super::config::read_r(&reload.path) {
+        let read = match reload.xml {
+            true => super::hwloc::read_directory(&reload.path),
+            false => super::config::read_r(&reload.path),
+        };
+        match read {
             Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
             Ok(set)
                 if set.ranks().last().is_some_and(|r| r >= self.ranks.size) && !reload.force =>
@@ -688,13 +706,16 @@ pub(super) fn leader_routes() -> Routes<Leader> {
         })
         .on::<ResourceDrain>(|leader, request, drain| leader.on_drain(request, &drain))
         .on::<ResourceUndrain>(|leader, request, undrain| leader.on_undrain(request, &undrain))
-        .on::<ResourceGet>(|leader, request, Empty {}| match &leader.inventory {
-            Some((set, method)) => request.reply(&Inventory {
-                resources: object(set),
-                method: (*method).to_owned(),
-            }),
-            None => request.fail(Errno::ENOENT),
-        })
+        .on::<ResourceGet>(
+            |leader, request, Empty {}| match (&leader.inventory, &leader.coming) {
+                (Some((set, method)), _) => request.reply(&Inventory {
+                    resources: object(set),
+                    method: (*method).to_owned(),
+                }),
+                (None, Some(coming)) => request.reply(coming),
+                (None, None) => request.fail(Errno::ENOENT),
+            },
+        )
         .on::<ResourceReload>(|leader, request, reload| leader.on_reload(request, &reload))
         .on::<ModuleConfigReload>(|leader, request, config| {
             if let Some(config) = reconfigure(&request, &config) {
