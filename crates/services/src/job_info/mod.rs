@@ -20,7 +20,7 @@ use rpc::{Handle, Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
 use spec::{Entry, eventlog};
 use tokio::task::AbortHandle;
-use types::{Cred, Errno, JobId};
+use types::{Cred, Errno, JobId, UserId};
 use wire::Message;
 
 use crate::store;
@@ -194,24 +194,21 @@ async fn log_of(state: &Shared, id: JobId) -> Result<Vec<Entry>, RpcError> {
 
 /// Checks that somebody may see a job. Errors: `EPERM`, `ENOENT`.
 async fn check_access(state: &Shared, who: Cred, id: JobId) -> Result<(), RpcError> {
-    if who.is_owner() {
-        return Ok(());
-    }
-    let known = state.owners.borrow_mut().get(id);
-    let owner = match known {
-        Some(owner) => owner,
-        None => {
-            let log = log_of(state, id).await?;
-            let owner = access::owner(&log)?;
-            state.owners.borrow_mut().insert(id, owner);
-            owner
-        }
-    };
-    if who.may_act_for(owner) {
+    if who.is_owner() || who.may_act_for(owner_of(state, id).await?) {
         return Ok(());
     }
     let text = "access is restricted to job/instance owner";
     Err(RpcError::new(Errno::EPERM, text))
+}
+
+async fn owner_of(state: &Shared, id: JobId) -> Result<UserId, RpcError> {
+    let known = state.owners.borrow_mut().get(id);
+    if let Some(owner) = known {
+        return Ok(owner);
+    }
+    let owner = access::owner(&log_of(state, id).await?)?;
+    state.owners.borrow_mut().insert(id, owner);
+    Ok(owner)
 }
 
 /// Applies what a job's log says changed to its R or jobspec.
@@ -240,6 +237,8 @@ async fn lookup(
     who: Cred,
     wanted: &Lookup,
 ) -> Result<Map<String, Value>, RpcError> {
+    // A log that cannot be read is an error for the instance owner too.
+    owner_of(state, wanted.id).await?;
     check_access(state, who, wanted.id).await?;
     let current = wanted.flags & lookup_flags::CURRENT != 0;
     let updatable = |key: &str| matches!(key, "R" | "jobspec");
