@@ -355,6 +355,8 @@ impl State {
         }
         self.passes += 1;
         let expiration = pool.expiration();
+        // Whatever wrote it may need it in the R of jobs, an instance within ours say.
+        let scheduling = pool.resources().scheduling.clone();
         let durations: HashMap<JobId, f64> = self.queue.durations().collect();
         let mut replies = Vec::new();
         let mut ops = Vec::new();
@@ -363,6 +365,7 @@ impl State {
                 Decision::Alloc(id, mut set) => {
                     let start = now();
                     set.starttime = start;
+                    set.scheduling.clone_from(&scheduling);
                     set.expiration = match durations.get(&id).copied().unwrap_or(0.0) {
                         duration if duration > 0.0 => start + duration,
                         _ => expiration,
