@@ -31,7 +31,7 @@ pub(crate) fn iso(seconds: f64) -> String {
     let Some(time) = local(seconds) else {
         return String::new();
     };
-    let zone = if time.offset().is_zero() { "Z" } else { "%z" };
+    let zone = if time.offset().is_zero() { "Z" } else { "%:z" };
     jiff::fmt::strtime::format(format!("%Y-%m-%dT%H:%M:%S.%6f{zone}"), &time).unwrap_or_default()
 }
 
