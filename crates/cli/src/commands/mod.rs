@@ -250,7 +250,9 @@ pub(crate) fn dispatch_argparse(name: &str, subs: &[PlainSub], words: &[String])
     let usage = format!("usage: {name} [-h] {{{}}} ...", list(",", ""));
     match words.first().map(String::as_str) {
         Some("-h" | "--help") => {
-            crate::outln!("{usage}");
+            crate::outln!("{usage}\n\noptions:");
+            crate::outln!("  -h, --help      show this help message and exit\n");
+            crate::outln!("supported subcommands:\n\n  {{{}}}", list(",", ""));
             0
         }
         Some(word) => match subs.iter().find(|(sub, _)| *sub == word) {

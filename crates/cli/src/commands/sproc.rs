@@ -14,7 +14,7 @@ use crate::driver::Invocation;
 use crate::fail::{self, Fail, Outcome, python_text};
 use crate::format::{Format, Row, Value};
 use crate::options::{Args, Family, Opt, Parser, arg, flag};
-use crate::{output, signal};
+use crate::{err, output, signal};
 
 const RANK: Opt = arg('r', "rank", "RANK", "Ask this rank");
 const SERVICE: Opt = arg(
@@ -184,11 +184,19 @@ fn kill(words: &[String]) -> i32 {
             server.dest,
             &request,
         );
-        call.await.map_err(|error| failed("kill", &error))?;
-        if args.has("wait") {
-            return server.wait(&process, false).await;
+        let killed = call.await.map_err(|error| failed("kill", &error));
+        if !args.has("wait") {
+            return killed.map(|_| 0);
         }
-        Ok(0)
+        // A process that is over already may be waited for all the same.
+        if let Err(failure) = killed {
+            err!("flux-sproc: ERROR: {}", failure.text);
+        }
+        let waited = server.wait(&process, false).await;
+        waited.map_err(|failure| match failure.text.strip_prefix("wait: ") {
+            Some(text) => Fail::new(format!("kill: wait failed: {text}")),
+            None => failure,
+        })
     })
 }
 

@@ -221,7 +221,8 @@ impl Running {
 
     pub(super) fn signal(&self, signum: i32) -> Result<(), RpcError> {
         if self.complete.get() {
-            return Err(super::unknown(self.pid, self.label(), Errno::ESRCH));
+            // It is known still, as what somebody may wait for.
+            return Err(Errno::ESRCH.into());
         }
         Ok(signal(self.pid, self.group, signum)?)
     }
