@@ -15,6 +15,7 @@ use proto::Empty;
 use proto::Payload;
 use proto::event::Subscription;
 use proto::service::Service;
+use rpc::Disconnects;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -22,7 +23,6 @@ use types::{Cred, Errno, RoleMask, UserId};
 use wire::{Flags, Kind, Message, RouteId, StreamDecoder, StreamOutput};
 
 use crate::broker::Broker;
-use crate::disconnect::Disconnects;
 use crate::router::Peer;
 
 /// How far a client may fall behind before it is cut off: enough for the largest burst a service

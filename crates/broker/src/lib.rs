@@ -12,7 +12,6 @@ mod builtin;
 mod cleanup;
 mod config;
 mod connector;
-mod disconnect;
 mod external;
 mod groups;
 mod internal;

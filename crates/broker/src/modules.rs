@@ -9,7 +9,7 @@ use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use module::{Builtin, Context, Failure, ModuleFuture, Severity, Status};
-use rpc::{Handle, RpcError, Transport};
+use rpc::{Disconnects, Handle, RpcError, Transport};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use types::{Cred, Errno, Matchtag};
@@ -17,7 +17,6 @@ use wire::{Kind, Message, RouteId};
 
 use crate::broker::Broker;
 use crate::connector::wants_response;
-use crate::disconnect::Disconnects;
 use crate::router::{Peer, Router};
 
 /// A loaded module, as the router sees it.

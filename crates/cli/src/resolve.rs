@@ -23,10 +23,20 @@ pub(crate) struct Options {
     pub(crate) wait: bool,
 }
 
+impl Options {
+    /// What the environment asks for.
+    pub(crate) fn from_env() -> Options {
+        Options {
+            local: std::env::var_os("FLUX_URI_RESOLVE_LOCAL").map(|_| true),
+            wait: false,
+        }
+    }
+}
+
 /// The URI of the instance that `target` names: a path through the hierarchy of instances, a URI,
 /// or `SCHEME:ARGUMENT`, `jobid` being the scheme where there is none.
 pub(crate) async fn resolve(target: &str, options: Options) -> Result<String, Fail> {
-    let (target, options) = query(target, options);
+    let (target, options) = query(target, options)?;
     if target.starts_with("local://") || target.starts_with("ssh://") {
         return localized(target, options.local);
     }
@@ -35,7 +45,7 @@ pub(crate) async fn resolve(target: &str, options: Options) -> Result<String, Fa
         None => ("jobid", target),
     };
     let uri = match scheme {
-        "jobid" => path(argument, options.wait).await?,
+        "jobid" => path(argument, options).await?,
         "pid" => of_process(argument)?,
         "slurm" | "lsf" => {
             return Err(Fail::new(format!("URI scheme {scheme} is not implemented")));
@@ -46,23 +56,24 @@ pub(crate) async fn resolve(target: &str, options: Options) -> Result<String, Fa
 }
 
 /// Takes `?local`, `?remote` and `?wait` off a target.
-fn query(target: &str, mut options: Options) -> (&str, Options) {
+fn query(target: &str, mut options: Options) -> Result<(&str, Options), Fail> {
     let Some((target, words)) = target.split_once('?') else {
-        return (target, options);
+        return Ok((target, options));
     };
-    for word in words.split('&') {
-        match word {
-            "local" => options.local = Some(true),
-            "remote" => options.local = Some(false),
-            "wait" => options.wait = true,
-            _ => {}
+    let has = |wanted: &str| words.split('&').any(|word| word == wanted);
+    match (has("local"), has("remote")) {
+        (true, true) => {
+            return Err(Fail::new("Only one of 'local' or 'remote' is allowed"));
         }
+        (false, false) => {}
+        (local, _) => options.local = Some(local),
     }
-    (target, options)
+    options.wait |= has("wait");
+    Ok((target, options))
 }
 
 /// A URI for use on this host, or on another one.
-fn localized(uri: &str, local: Option<bool>) -> Result<String, Fail> {
+pub(crate) fn localized(uri: &str, local: Option<bool>) -> Result<String, Fail> {
     let rest = |prefix: &str| uri.strip_prefix(prefix);
     match local {
         Some(true) => Ok(match rest("ssh://").and_then(|rest| rest.split_once('/')) {
@@ -86,21 +97,19 @@ pub(crate) fn nearest(uri: &str) -> Result<String, Fail> {
     localized(uri, here.then_some(true))
 }
 
+/// Where the instance a client uses is, whatever proxy it uses it through.
 async fn current(client: &Client) -> Result<String, Fail> {
-    // A job's socket is known from the environment; the broker knows it by the same name.
-    match std::env::var("FLUX_URI") {
-        Ok(uri) if !uri.is_empty() => Ok(uri),
-        _ => Ok(client.attr("local-uri").await?),
-    }
+    let uri = client.attr("local-uri").await?;
+    Ok(client::seen_through_proxy(uri))
 }
 
 /// Goes through the hierarchy of instances: `/` is the root, `..` the parent, anything else a job.
-async fn path(path: &str, wait: bool) -> Result<String, Fail> {
+async fn path(path: &str, options: Options) -> Result<String, Fail> {
     let mut client = fail::connect_p().await?;
     let mut uri = current(&client).await?;
     if path.starts_with('/') {
         while let Some(parent) = parent(&client).await? {
-            client = open(&parent).await?;
+            client = open(&localized(&parent, options.local)?).await?;
             uri = parent;
         }
     }
@@ -113,14 +122,14 @@ async fn path(path: &str, wait: bool) -> Result<String, Fail> {
                 None => continue,
             }
         } else {
-            of_job(&client, element, wait).await?
+            of_job(&client, element, options.wait).await?
         };
         uri.clone_from(&next);
         // Only needed if there is more to come, but then nothing else would do.
         if path.ends_with(element) && !path.contains('/') {
             break;
         }
-        client = open(&next).await?;
+        client = open(&localized(&next, options.local)?).await?;
     }
     Ok(uri)
 }
@@ -203,9 +212,11 @@ fn of_process(pid: &str) -> Result<String, Fail> {
     if is_broker(&command) {
         let children = read(format!("/proc/{pid}/task/{pid}/children"))?;
         let children = String::from_utf8_lossy(&children);
-        if let Some(child) = children.split_whitespace().next() {
-            child.clone_into(&mut pid);
-        }
+        let Some(child) = children.split_whitespace().next() else {
+            let text = format!("PID {pid} is a flux-broker and no child found");
+            return Err(Fail::new(text));
+        };
+        child.clone_into(&mut pid);
     }
     let environment = read(format!("/proc/{pid}/environ"))?;
     environment
@@ -249,11 +260,13 @@ mod tests {
 
     #[test]
     fn targets_may_have_options() {
-        let (target, options) = query("f1?local&wait", Options::default());
+        let read = |target| query(target, Options::default()).expect("a target");
+        let (target, options) = read("f1?local&wait");
         assert_eq!(target, "f1");
         assert_eq!((options.local, options.wait), (Some(true), true));
-        let (target, options) = query("f1", Options::default());
+        let (target, options) = read("f1");
         assert_eq!((target, options), ("f1", Options::default()));
+        assert!(query("f1?local&remote", Options::default()).is_err());
     }
 
     #[test]

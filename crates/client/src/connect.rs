@@ -1,7 +1,7 @@
 //! Opening a connection.
 
 use std::future::Future;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
@@ -167,28 +167,20 @@ fn connect_ssh(host: &str, port: Option<String>, path: &str) -> Result<StdStream
         command.args(["-p", &port]);
     }
     command.arg(host);
-    match std::env::var("FLUX_SSH_RCMD") {
-        Ok(flux) => {
-            command.arg(flux);
-        }
-        Err(_) => {
-            command.arg("env");
-            if let Ok(path) = std::env::var("PATH") {
-                command.arg(format!("PATH={path}"));
-            }
-            if let Ok(path) = std::env::var("LD_LIBRARY_PATH") {
-                command.arg(format!("LD_LIBRARY_PATH={path}"));
-            }
-            command.arg("flux");
-        }
-    }
-    command.args(["relay", path]);
+    command.args(remote_command(
+        path,
+        std::env::var("FLUX_SSH_RCMD").ok(),
+        std::env::var("LD_LIBRARY_PATH").ok(),
+    ));
     let input = theirs.try_clone().map_err(|error| Errno::from_io(&error))?;
     command.stdin(Stdio::from(OwnedFd::from(input)));
     command.stdout(Stdio::from(OwnedFd::from(theirs)));
     command.spawn().map_err(|error| OpenError {
         errno: Errno::from_io(&error),
-        text: Some(format!("{ssh}: {}", Errno::from_io(&error))),
+        text: Some(format!(
+            "ssh-connector: {ssh}: {}\nHint: set FLUX_SSH in environment to override",
+            Errno::from_io(&error)
+        )),
     })?;
     // The command holds the other end; it must not stay open here.
     drop(command);
@@ -208,6 +200,30 @@ fn connect_ssh(host: &str, port: Option<String>, path: &str) -> Result<StdStream
     }
 }
 
+/// What ssh is to run at the other end. A shell there may find no `flux`, so the instance's own is
+/// looked for first, then the one like ours.
+fn remote_command(path: &str, flux: Option<String>, libraries: Option<String>) -> Vec<String> {
+    let mut words = Vec::new();
+    if flux.is_none() {
+        let near = Path::new(path).parent().unwrap_or(Path::new("/"));
+        let own = std::env::current_exe().ok();
+        let own = own.as_deref().and_then(Path::parent);
+        let own = own.map(|own| format!("{}:", own.display()));
+        words.push(format!(
+            "PATH={}:{}/bin:/usr/bin",
+            near.join("bin").display(),
+            own.unwrap_or_default()
+        ));
+    }
+    words.extend(libraries.map(|path| format!("LD_LIBRARY_PATH={path}")));
+    if !words.is_empty() {
+        words.insert(0, "env".to_owned());
+    }
+    words.push(flux.unwrap_or_else(|| "flux".to_owned()));
+    words.extend(["relay".to_owned(), path.to_owned()]);
+    words
+}
+
 /// The credentials test scripts ask messages to carry.
 fn cred_from_env() -> Cred {
     let number = |name| {
@@ -223,6 +239,17 @@ fn cred_from_env() -> Cred {
     }
 }
 
+/// Where the instance used through a proxy is on another host, so is what encloses it.
+pub fn seen_through_proxy(uri: String) -> String {
+    match (
+        std::env::var("FLUX_PROXY_REMOTE"),
+        uri.strip_prefix("local://"),
+    ) {
+        (Ok(host), Some(path)) if !host.is_empty() => format!("ssh://{host}{path}"),
+        _ => uri,
+    }
+}
+
 impl Client {
     fn start(stream: StdStream) -> Result<Client, OpenError> {
         let convert = |error: io::Error| OpenError::from(Errno::from_io(&error));
@@ -232,6 +259,26 @@ impl Client {
         let handle = Handle::new(link.clone());
         link.start(&handle);
         Ok(Client { handle, link })
+    }
+
+    /// The other side: a program that has connected to a socket of ours, as it would to a broker,
+    /// and what it sends.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is gone already.
+    pub fn accept(stream: UnixStream) -> Result<(Client, mpsc::Receiver<Message>), OpenError> {
+        let convert = |error: io::Error| OpenError::from(Errno::from_io(&error));
+        // A new socket has room for a byte, which tokio does not know of yet.
+        let mut stream = stream.into_std().map_err(convert)?;
+        stream.write_all(&[0]).map_err(convert)?;
+        let stream = UnixStream::from_std(stream).map_err(convert)?;
+        let link = Link::new(stream, Cred::UNKNOWN);
+        let handle = Handle::new(link.clone());
+        // Taken before anything can arrive, or it would be dropped.
+        let incoming = link.take_incoming();
+        link.start(&handle);
+        Ok((Client { handle, link }, incoming))
     }
 
     /// What calls are made with.
@@ -271,11 +318,15 @@ impl Client {
         let request = Name {
             name: name.to_owned(),
         };
-        Ok(self
+        let value = self
             .handle
             .call::<AttrGet>(Dest::Any, &request)
             .await?
-            .value)
+            .value;
+        if name == "parent-uri" {
+            return Ok(seen_through_proxy(value));
+        }
+        Ok(value)
     }
 
     /// The rank of the local broker, which upstream calls need to be known.
@@ -314,5 +365,23 @@ impl Client {
             .call::<EventUnsubscribe>(Dest::Any, &request)
             .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_end_runs_relay() {
+        let some = |text: &str| Some(text.to_owned());
+        let words = remote_command("/run/x/local-0", None, None);
+        assert_eq!(words[0], "env");
+        assert!(words[1].starts_with("PATH=/run/x/bin:") && words[1].ends_with(":/bin:/usr/bin"));
+        assert_eq!(words[2..], ["flux", "relay", "/run/x/local-0"]);
+        let words = remote_command("/s", some("/x/flux"), some("/l"));
+        assert_eq!(words.join(" "), "env LD_LIBRARY_PATH=/l /x/flux relay /s");
+        let words = remote_command("/s", some("/x/flux"), None);
+        assert_eq!(words.join(" "), "/x/flux relay /s");
     }
 }

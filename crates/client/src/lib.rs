@@ -10,7 +10,7 @@ mod connection;
 pub mod kvs;
 mod uri;
 
-pub use connect::{Client, OpenError, open};
+pub use connect::{Client, OpenError, open, seen_through_proxy};
 pub use uri::{Uri, UriError};
 
 use std::future::Future;

@@ -118,10 +118,9 @@ fn ssh(rest: &str) -> Option<Uri> {
         None => (authority, None),
     };
     // A host that begins with a dash would be an option to ssh.
-    if host.is_empty() || host.starts_with('-') || path.len() < 2 {
+    if host.is_empty() || host.starts_with('-') || path.len() < 2 || path.contains('?') {
         return None;
     }
-    let path = path.split('?').next().unwrap_or(path);
     Some(Uri::Ssh {
         host: host.to_owned(),
         port,
@@ -157,6 +156,7 @@ mod tests {
         let text = |uri| Uri::parse(uri).expect_err("it is bad").to_string();
         assert_eq!(text("../x"), "../x: invalid URI path element 'x'");
         assert_eq!(text("ssh://host"), "ssh://host: invalid URI");
+        assert_eq!(text("ssh://host/x?y=z"), "ssh://host/x?y=z: invalid URI");
         assert_eq!(
             text("ssh://-oProxyCommand=x/y"),
             "ssh://-oProxyCommand=x/y: invalid URI"

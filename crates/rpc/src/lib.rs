@@ -9,11 +9,13 @@
 //!
 //! Everything here lives on one thread: handles are cheap clones of one `Rc`.
 
+mod disconnect;
 mod error;
 mod handle;
 mod pending;
 mod routes;
 
+pub use disconnect::Disconnects;
 pub use error::{RpcError, ToErrno};
 pub use handle::{Dest, Handle, Transport};
 pub use pending::{Call, RawCall, RawStream, Stream};

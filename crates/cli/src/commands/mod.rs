@@ -25,9 +25,11 @@ pub(crate) mod overlay;
 pub(crate) mod pgrep;
 pub(crate) mod ping;
 mod pmi;
+mod proxy;
 pub(crate) mod python;
 pub(crate) mod queue;
 pub(crate) mod r;
+mod relay;
 pub(crate) mod resource;
 pub(crate) mod shutdown;
 pub(crate) mod sproc;
@@ -151,7 +153,13 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("module-exec", "", module_exec::run),
     ("module-python-exec", "", module_exec::run_python),
     ("ping", "Measure the round trip to a service", ping::run),
+    (
+        "proxy",
+        "Use another instance in a command or shell",
+        proxy::run,
+    ),
     ("python", "Run Python with the Flux bindings", python::run),
+    ("relay", "", relay::run),
     ("version", "Show version information", version::version),
 ];
 

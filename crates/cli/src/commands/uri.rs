@@ -19,6 +19,13 @@ static PARSER: Parser = Parser {
 };
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
+    if words.iter().any(|word| word == "-h" || word == "--help") {
+        outln!("{}", PARSER.help_text());
+        outln!("Supported resolver schemes:");
+        outln!("  jobid\t\tA path of jobs through instances; the default");
+        outln!("  pid\t\tThe instance a process of this host uses");
+        return 0;
+    }
     let args = match PARSER.parse(words) {
         Ok(args) => args,
         Err(status) => return status,
@@ -27,17 +34,11 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         return PARSER.usage_error("the following arguments are required: TARGET");
     };
     fail::run("flux-uri: ERROR", async {
-        let local = if args.has("local") {
-            Some(true)
-        } else if args.has("remote") {
-            Some(false)
-        } else {
-            std::env::var_os("FLUX_URI_RESOLVE_LOCAL").map(|_| true)
-        };
-        let options = Options {
-            local,
-            wait: args.has("wait"),
-        };
+        let mut options = Options::from_env();
+        if args.has("local") || args.has("remote") {
+            options.local = Some(args.has("local"));
+        }
+        options.wait = args.has("wait");
         outln!("{}", resolve(target, options).await?);
         Ok(0)
     })

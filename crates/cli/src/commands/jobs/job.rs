@@ -550,14 +550,12 @@ impl Row for Job {
             }),
             "annotations" => Ok(self.annotation("")),
             "uri" | "uri.local" => match self.uri() {
-                Some(uri) if name == "uri" => text(&uri),
-                Some(uri) => match uri
-                    .strip_prefix("ssh://")
-                    .and_then(|rest| rest.find('/').map(|at| &rest[at..]))
-                {
-                    Some(path) => text(&format!("local://{path}")),
-                    None => text(&uri),
-                },
+                Some(uri) => {
+                    let local = (name == "uri.local").then_some(true);
+                    let local = local.or(crate::resolve::Options::from_env().local);
+                    let uri = crate::resolve::localized(&uri, local);
+                    text(&uri.map_err(|failure| failure.text)?)
+                }
                 None if name == "uri" => Ok(Value::None),
                 None => Err("'NoneType' object has no attribute 'local'".to_owned()),
             },

@@ -2,21 +2,21 @@
 
 use std::collections::HashMap;
 
-use types::Cred;
 use wire::{Flags, Kind, Message, Target, Topic};
 
 /// The services one party has used, with the notice each will get.
 #[derive(Default)]
-pub(crate) struct Disconnects {
+pub struct Disconnects {
     /// By rank and direction, then by topic up to its last dot, so that the common case, a service
     /// used before, is found without allocating.
     armed: HashMap<(u32, bool), HashMap<String, Message>>,
 }
 
 impl Disconnects {
-    /// Remembers the service a request goes to. Requests that want no response leave nothing
-    /// behind at the service and are not remembered.
-    pub(crate) fn arm(&mut self, request: &Message) {
+    /// Remembers the service a request goes to. The notice will have the request's credentials and
+    /// routes. Requests that want no response leave nothing behind at the service and are not
+    /// remembered.
+    pub fn arm(&mut self, request: &Message) {
         let Kind::Request { target, .. } = request.kind else {
             return;
         };
@@ -50,12 +50,11 @@ impl Disconnects {
             Flags::NONE
         }
         .with(Flags::NORESPONSE);
-        debug_assert!(notice.cred != Cred::UNKNOWN, "requests are stamped first");
         services.insert(prefix.to_owned(), notice);
     }
 
     /// The notices, which are then forgotten.
-    pub(crate) fn take(&mut self) -> Vec<Message> {
+    pub fn take(&mut self) -> Vec<Message> {
         self.armed
             .drain()
             .flat_map(|(_, services)| services.into_values())
