@@ -124,7 +124,7 @@ impl Rules {
     }
 }
 
-/// A glob, or after a slash a regular expression matched at the start.
+/// A glob, or a regular expression after a slash or between two, matched at the start.
 struct Matcher {
     pattern: String,
     regex: bool,
@@ -134,7 +134,7 @@ impl Matcher {
     fn new(pattern: &str) -> Result<Matcher, Fail> {
         Ok(match pattern.strip_prefix('/') {
             Some(regex) => Matcher {
-                pattern: regex.to_owned(),
+                pattern: regex.strip_suffix('/').unwrap_or(regex).to_owned(),
                 regex: true,
             },
             None => Matcher {

@@ -72,7 +72,7 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
         options.insert("exit-timeout".into(), "none".into());
     }
     for text in args.all("setopt") {
-        let (key, value) = key_value(text)?;
+        let (key, value) = key_value("--setopt", text)?;
         set(&mut options, &key, value);
     }
     if !options.is_empty() {
@@ -104,7 +104,7 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
     let mut attributes = Object::new();
     attributes.insert("system".into(), system.into());
     for text in args.all("setattr") {
-        let (key, value) = key_value(text)?;
+        let (key, value) = key_value("--setattr", text)?;
         let key = match key.strip_prefix('.') {
             Some(key) => key.to_owned(),
             None => match key.strip_prefix("attributes.") {
@@ -367,8 +367,8 @@ fn dependencies(args: &Args) -> Result<Vec<Value>, Fail> {
     Ok(list)
 }
 
-/// Splits `KEY=JSON`, `KEY` (1) or `^KEY=FILE`.
-fn key_value(text: &str) -> Result<(String, Value), Fail> {
+/// Splits `KEY=JSON`, `KEY` (1) or `^KEY=FILE`, the value of `option`.
+fn key_value(option: &str, text: &str) -> Result<(String, Value), Fail> {
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, Some(value)),
         None => (text, None),
@@ -376,7 +376,8 @@ fn key_value(text: &str) -> Result<(String, Value), Fail> {
     if let Some(key) = key.strip_prefix('^') {
         let path = value.ok_or_else(|| Fail::new(format!("{text}: a file is required")))?;
         let bytes = std::fs::read(path).map_err(|error| Fail::of(path, Errno::from_io(&error)))?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| Fail::of(path, error))?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| Fail::of(format!("{option}: {path}"), error))?;
         return Ok((key.to_owned(), value));
     }
     let value = match value {
