@@ -1,0 +1,76 @@
+//! Instances within and beside others: proxies, and what a job that is an instance is given.
+
+use std::process::{Command, Output, Stdio};
+
+const FLUX: &str = env!("CARGO_BIN_EXE_flux");
+
+/// Runs a shell script as the initial program of an instance.
+fn script(text: &str) -> Output {
+    Command::new(FLUX)
+        .args(["start", "sh", "-c", text])
+        .env_remove("FLUX_URI")
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built")
+}
+
+/// The script succeeds and prints just this.
+fn check(text: &str, expect: &str) {
+    let output = script(text);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{printed}\n{said}");
+    assert_eq!(printed, expect, "{text}\n{said}");
+}
+
+#[test]
+fn a_proxy_carries_calls_streams_and_the_exit_code() {
+    check(
+        "flux proxy $FLUX_URI 'flux getattr size; flux run echo hi; exit 3'; echo $?",
+        "1\nhi\n3\n",
+    );
+}
+
+#[test]
+fn a_proxy_knows_its_clients_apart() {
+    // The second client's stream goes on while the first one leaves.
+    check(
+        "flux proxy $FLUX_URI 'flux kvs put a=1; flux kvs get -w -c 2 a >out.$$ & \
+         until test -s out.$$; do flux kvs get a >/dev/null; done; \
+         flux kvs put a=2; wait; cat out.$$; rm out.$$'",
+        "1\n2\n",
+    );
+}
+
+#[test]
+fn a_proxy_leaves_nothing_behind() {
+    check(
+        "d=$(flux proxy $FLUX_URI 'dirname ${FLUX_URI#local://}'); test -n \"$d\" && ! test -e $d",
+        "",
+    );
+}
+
+#[test]
+fn relay_needs_a_socket() {
+    let output = Command::new(FLUX)
+        .args(["relay", "/no/such/socket"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("local:///no/such/socket: No such file or directory"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_instance_has_what_its_job_was_given() {
+    check(
+        "flux alloc -n1 -t 10m sh -c 'flux kvs eventlog get resource.eventlog | grep -o job-info; \
+         flux kvs get resource.R | flux R decode --count=core'",
+        "job-info\n1\n",
+    );
+}
