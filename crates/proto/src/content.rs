@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{Empty, Raw, rpc};
+use bytes::Bytes;
 
 rpc! {
     /// Reads a blob by its raw digest. Errors: `EPROTO` digest length, `ENOENT`.
@@ -121,6 +122,18 @@ rpc! {
     BackingValidate: "content-backing", "validate", Single, Owner, Raw => Empty
 }
 rpc! {
+    /// Lists the digests that begin with a byte, ascending, one after another, each followed by
+    /// [`ROW_SIZE`] bytes by which [`BackingLoadMany`] finds the blob. Not every backing store can,
+    /// and the reference's cannot.
+    BackingDigests: "content-backing", "digests", Single, Owner, Raw => Raw
+}
+rpc! {
+    /// Reads many blobs, each named by what follows its digest in the answer to
+    /// [`BackingDigests`]: a [`BlobList`] in the same order. Blobs may have been removed and others
+    /// put in their place meanwhile: who asks has to hash what comes.
+    BackingLoadMany: "content-backing", "load-many", Single, Owner, Raw => Raw
+}
+rpc! {
     /// Reads the checkpoints. Errors: `ENOENT` none.
     BackingCheckpointGet: "content-backing", "checkpoint-get", Single, Owner, Empty => Checkpoints
 }
@@ -203,4 +216,83 @@ rpc! {
 rpc! {
     /// Deletes unmarked blobs. Errors: `EINVAL`.
     BackingSweep: "content-backing", "sweep", Single, Owner, GcSweep => GcSwept
+}
+
+/// What names a blob beside its digest.
+pub const ROW_SIZE: usize = 8;
+
+/// Marks a blob that is not in a [`BlobList`].
+const LEFT_OUT: u32 = u32::MAX;
+
+/// Many blobs in one payload: each as its length (four bytes, the lowest first) and its bytes.
+///
+/// A blob may be left out: it is missing, damaged, or would make the payload too large. Asking for
+/// it alone tells which.
+#[derive(Debug, Default)]
+pub struct BlobList(Vec<u8>);
+
+impl BlobList {
+    /// Adds a blob, or leaves it out.
+    pub fn push(&mut self, blob: Option<&[u8]>) {
+        let known = blob.and_then(|blob| Some((u32::try_from(blob.len()).ok()?, blob)));
+        match known.filter(|(len, _)| *len != LEFT_OUT) {
+            Some((len, blob)) => {
+                self.0.extend_from_slice(&len.to_le_bytes());
+                self.0.extend_from_slice(blob);
+            }
+            None => self.0.extend_from_slice(&LEFT_OUT.to_le_bytes()),
+        }
+    }
+
+    /// The bytes so far.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The payload.
+    pub fn finish(self) -> Bytes {
+        self.0.into()
+    }
+
+    /// Reads a payload; `None` if it is not one.
+    pub fn decode(payload: &Bytes) -> Option<Vec<Option<Bytes>>> {
+        let mut blobs = Vec::new();
+        let mut at = 0;
+        while at < payload.len() {
+            let len = payload.get(at..at + 4)?;
+            let len = u32::from_le_bytes(len.try_into().ok()?);
+            at += 4;
+            if len == LEFT_OUT {
+                blobs.push(None);
+                continue;
+            }
+            let end = at.checked_add(usize::try_from(len).ok()?)?;
+            if end > payload.len() {
+                return None;
+            }
+            blobs.push(Some(payload.slice(at..end)));
+            at = end;
+        }
+        Some(blobs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blob_lists_come_back() {
+        let large = vec![7; 70_000];
+        let blobs: [Option<&[u8]>; 4] = [Some(b"a"), None, Some(b""), Some(&large)];
+        let mut list = BlobList::default();
+        for blob in blobs {
+            list.push(blob);
+        }
+        let payload = list.finish();
+        let read = BlobList::decode(&payload).expect("a list");
+        assert!(read.iter().map(Option::as_deref).eq(blobs));
+        assert_eq!(BlobList::decode(&payload.slice(..payload.len() - 1)), None);
+        assert_eq!(BlobList::decode(&Bytes::from_static(&[1, 0, 0])), None);
+    }
 }

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use proto::content::{GcInfo, GcMark, GcMarked, GcState, GcSweep, GcSwept};
+use proto::content::{BlobList, GcInfo, GcMark, GcMarked, GcState, GcSweep, GcSwept};
 use rpc::RpcError;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
@@ -20,6 +20,9 @@ const COMPRESS_SIZE_MIN: usize = 256;
 
 /// The most hashes in one mark request.
 const MARK_MAX: usize = 16384;
+
+/// After so many bytes an answer with many blobs leaves the rest out.
+const LOAD_MANY_SIZE_MAX: usize = 4 << 20;
 
 /// The most rows one sweep deletes.
 const SWEEP_DELETE_MAX: i64 = 8192;
@@ -204,25 +207,12 @@ impl Database {
     /// Reads a blob. Errors: `EPROTO`, `ENOENT`, `EIO` if it is damaged.
     pub(super) fn load(&mut self, digest: &[u8]) -> Result<Bytes, RpcError> {
         self.check_digest(digest)?;
-        let row = self
+        let found = self
             .connection
             .prepare_cached("SELECT object, size FROM objects WHERE hash=?1")
-            .and_then(|mut statement| {
-                statement
-                    .query_row(params![Key(digest)], |row| {
-                        let object = match row.get_ref(0)? {
-                            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
-                            _ => &[],
-                        };
-                        Ok(match row.get(1)? {
-                            -1 => Some(Bytes::copy_from_slice(object)),
-                            size => unpack(object, size),
-                        })
-                    })
-                    .optional()
-            })
+            .and_then(|mut statement| statement.query_row(params![Key(digest)], blob).optional())
             .map_err(plain)?;
-        let Some(blob) = row else {
+        let Some(blob) = found else {
             return Err(Errno::ENOENT.into());
         };
         // Damage is never passed on: hashing costs this thread less than reading did.
@@ -251,6 +241,67 @@ impl Database {
         } else {
             Err(Errno::ENOENT.into())
         }
+    }
+
+    /// The digests that begin with this byte, ascending, each with the number of its row.
+    pub(super) fn digests(&mut self, first: u8) -> Result<Bytes, RpcError> {
+        let size = self.settings.hash.digest_len();
+        let list = |db: &Connection| -> rusqlite::Result<Vec<u8>> {
+            // The index has all that is asked for, in this order.
+            let from = [first];
+            let to = first.checked_add(1).map(|to| [to]);
+            let range = match to {
+                Some(_) => "hash >= ?1 AND hash < ?2",
+                None => "hash >= ?1 AND ?2 IS NULL",
+            };
+            let sql = format!("SELECT hash, rowid FROM objects WHERE {range} ORDER BY hash");
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![Key(&from), to.as_ref().map(|to| Key(to))])?;
+            let mut digests = Vec::new();
+            while let Some(row) = rows.next()? {
+                // Whatever is not the instance's kind of digest is no blob of its tree.
+                match row.get_ref(0)? {
+                    ValueRef::Text(digest) if digest.len() == size => {
+                        digests.extend_from_slice(digest);
+                        digests.extend_from_slice(&row.get::<_, i64>(1)?.to_le_bytes());
+                    }
+                    _ => {}
+                }
+            }
+            Ok(digests)
+        };
+        list(&self.connection).map(Bytes::from).map_err(plain)
+    }
+
+    /// Reads the blobs in these rows, as far as they are there and not too much for one answer.
+    /// Rows that were written at about the same time are near each other in the file, and it takes
+    /// no search of the index to find them.
+    pub(super) fn load_many(&mut self, rows: impl Iterator<Item = i64>) -> Result<Bytes, RpcError> {
+        let load = |db: &Connection| -> rusqlite::Result<Bytes> {
+            let mut blobs = BlobList::default();
+            let mut statement =
+                db.prepare_cached("SELECT object, size FROM objects WHERE rowid=?1")?;
+            for row in rows {
+                let fits = blobs.size() < LOAD_MANY_SIZE_MAX;
+                let mut found = statement.query([row])?;
+                let blob = match found.next()?.filter(|_| fits) {
+                    Some(row) => blob(row)?,
+                    None => None,
+                };
+                blobs.push(blob.as_deref());
+            }
+            Ok(blobs.finish())
+        };
+        // Within one transaction the file is locked and looked at once. A batch that writes has one.
+        let begins = self.connection.is_autocommit();
+        if begins {
+            self.begin()?;
+        }
+        let loaded = load(&self.connection).map_err(plain);
+        if begins {
+            self.commit()?;
+        }
+        loaded
     }
 
     fn check_digest(&self, digest: &[u8]) -> Result<(), RpcError> {
@@ -393,6 +444,18 @@ impl Database {
         let size = number("PRAGMA page_count")? * page;
         Ok((size, number("PRAGMA freelist_count")? * page))
     }
+}
+
+/// The blob in a row of its object and size; `None` if it is damaged.
+fn blob(row: &Row<'_>) -> rusqlite::Result<Option<Bytes>> {
+    let object = match row.get_ref(0)? {
+        ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
+        _ => &[],
+    };
+    Ok(match row.get::<_, i64>(1)? {
+        -1 => Some(Bytes::copy_from_slice(object)),
+        size => unpack(object, size),
+    })
 }
 
 /// Unpacks a blob; `None` if it is damaged. A block cannot grow more than this when unpacked, so

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 
 use module::{Builtin, Context, Failure, Input, Severity};
 use proto::content::{
-    BackingCheckpointGet, BackingCheckpointPut, BackingGcInfo, BackingLoad, BackingMark,
-    BackingStore, BackingSweep, BackingValidate, Checkpoints,
+    BackingCheckpointGet, BackingCheckpointPut, BackingDigests, BackingGcInfo, BackingLoad,
+    BackingLoadMany, BackingMark, BackingStore, BackingSweep, BackingValidate, Checkpoints,
 };
 use proto::{Empty, Raw};
 use rpc::{Request, Routes, RpcError};
@@ -181,6 +181,23 @@ fn routes() -> Routes<State> {
         .on_raw::<BackingValidate>(|state, request| {
             let digest = request.message().payload.clone().unwrap_or_default();
             state.push(Job::Validate(digest), respond(request, |_| Ok(Empty {})));
+        })
+        .on::<BackingDigests>(|state, request, Raw(first)| {
+            let [first] = *first else {
+                return request.fail(Errno::EPROTO);
+            };
+            let pick = |answer| match answer {
+                Answer::Blob(digests) => Ok(Raw(digests)),
+                other => mixed_up(other),
+            };
+            state.push(Job::Digests(first), respond(request, pick));
+        })
+        .on::<BackingLoadMany>(|state, request, Raw(rows)| {
+            let pick = |answer| match answer {
+                Answer::Blob(blobs) => Ok(Raw(blobs)),
+                other => mixed_up(other),
+            };
+            state.push(Job::LoadMany(rows), respond(request, pick));
         })
         .on_raw::<BackingCheckpointGet>(|state, request| {
             state.push(

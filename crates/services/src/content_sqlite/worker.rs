@@ -25,6 +25,10 @@ pub(super) enum Job {
     /// Blobs that are hashed already.
     StoreAll(Blobs),
     Validate(Bytes),
+    /// Digests that begin so.
+    Digests(u8),
+    /// The blobs of these rows.
+    LoadMany(Bytes),
     Checkpoints,
     PutCheckpoint(String),
     GcInfo(GcInfo),
@@ -251,6 +255,12 @@ fn run_job(database: &mut Database, timing: &mut Timing, job: &Job) -> Result<An
             Ok(Answer::StoredAll(blobs.iter().map(store).collect()))
         }
         Job::Validate(digest) => database.validate(digest).map(|()| Answer::Nothing),
+        Job::Digests(first) => database.digests(*first).map(Answer::Blob),
+        Job::LoadMany(rows) => {
+            let (rows, _) = rows.as_chunks();
+            let rows = rows.iter().map(|row| i64::from_le_bytes(*row));
+            database.load_many(rows).map(Answer::Blob)
+        }
         Job::Checkpoints => database.checkpoints().map(Answer::Checkpoints),
         Job::PutCheckpoint(value) => database.put_checkpoint(value).map(|()| Answer::Nothing),
         Job::GcInfo(info) => database.gc_info(info).map(Answer::GcState),

@@ -1,15 +1,17 @@
 //! `flux fsck`: checks that every blob the tree refers to is on the backing store.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IsTerminal;
 
+use bytes::Bytes;
 use client::Client;
-use proto::content::{BackingValidate, Checkpoint};
+use proto::content::{BackingLoadMany, BackingValidate, BlobList, Checkpoint};
 use proto::{Empty, Raw};
 use rpc::{Call, RpcError};
 use spec::{BlobRef, TreeObj};
 use types::Errno;
 
+use super::digests::Digests;
 use super::repair::{Defects, repair};
 use super::tree::{self, Blobs, LEADER};
 use crate::driver::Invocation;
@@ -20,6 +22,9 @@ use crate::{err, outln, timefmt};
 const PROG: &str = "flux-fsck";
 /// Requests under way.
 const REQUESTS_MAX: usize = 1000;
+/// Directories in one request, where the store takes many, and such requests under way.
+const BATCH: usize = 256;
+const BATCHES_MAX: usize = 4;
 
 static FSCK: Parser = Parser {
     name: "flux fsck",
@@ -98,6 +103,7 @@ async fn check(client: &Client, args: &Args) -> fail::Outcome {
     };
     let mut walk = Walk {
         client,
+        known: Digests::list(client, root.digest().len()).await?,
         validate: has_validate(client, &root).await?,
         blobs,
         verbose: args.has("verbose"),
@@ -156,6 +162,11 @@ async fn has_validate(client: &Client, root: &BlobRef) -> Result<bool, Fail> {
 
 /// A request on its way, and what it is for. Answers are taken in the order of the requests.
 enum Probe {
+    /// Directories of which all blobs are wanted at once.
+    Dirs {
+        dirs: Vec<(String, BlobRef)>,
+        call: Call<Raw>,
+    },
     Dir {
         key: String,
         call: Call<Raw>,
@@ -186,6 +197,8 @@ impl PieceCall {
 /// Something still to ask about.
 enum Todo {
     Dir(String, BlobRef),
+    /// A directory the store left out of an answer with many: asking alone tells why.
+    Again(String, BlobRef),
     Value(String, Vec<BlobRef>, usize),
 }
 
@@ -200,6 +213,8 @@ struct Value {
 struct Walk<'a> {
     client: &'a Client,
     blobs: Blobs<'a>,
+    /// What the store has, if it can tell; otherwise it is asked for each blob.
+    known: Option<Digests>,
     validate: bool,
     verbose: bool,
     repair: bool,
@@ -214,7 +229,11 @@ impl Walk<'_> {
         let mut probes = VecDeque::new();
         let mut value = Value::default();
         loop {
-            while probes.len() < REQUESTS_MAX
+            let probes_max = match self.known {
+                Some(_) => BATCHES_MAX,
+                None => REQUESTS_MAX,
+            };
+            while probes.len() < probes_max
                 && let Some(next) = todo.pop_front()
             {
                 probes.push_back(self.ask(next, &mut todo));
@@ -222,15 +241,28 @@ impl Walk<'_> {
             self.client.drained().await;
             match probes.pop_front() {
                 None => return Ok(()),
+                Some(Probe::Dirs { dirs, call }) => {
+                    let Raw(payload) = call
+                        .await
+                        .map_err(|error| Fail::of("error retrieving directories", error))?;
+                    let found = BlobList::decode(&payload)
+                        .filter(|found| found.len() == dirs.len())
+                        .ok_or_else(|| Fail::of("error retrieving directories", Errno::EPROTO))?;
+                    for ((key, blobref), blob) in dirs.into_iter().zip(found) {
+                        let is_sound =
+                            |blob: &Bytes| BlobRef::hash(blobref.kind(), blob) == blobref;
+                        match blob.filter(is_sound) {
+                            Some(blob) => self.on_dir(key, tree::references(&blob), &mut todo),
+                            None => todo.push_back(Todo::Again(key, blobref)),
+                        }
+                    }
+                }
                 Some(Probe::Dir { key, call }) => {
                     let entries = match call.await {
-                        Ok(Raw(blob)) => tree::directory(&blob),
+                        Ok(Raw(blob)) => tree::references(&blob),
                         Err(error) => Err(error.errno),
                     };
-                    match entries {
-                        Ok(entries) => self.directory(&key, entries, &mut todo),
-                        Err(errno) => self.bad_dir(key, errno),
-                    }
+                    self.on_dir(key, entries, &mut todo);
                 }
                 Some(Probe::Piece {
                     key,
@@ -262,9 +294,29 @@ impl Walk<'_> {
         }
     }
 
+    /// What the store finds a blob by, if it can tell and has it.
+    fn row(&self, blobref: &BlobRef) -> Option<&[u8]> {
+        self.known.as_ref()?.row(blobref)
+    }
+
     fn ask(&self, next: Todo, todo: &mut VecDeque<Todo>) -> Probe {
         match next {
-            Todo::Dir(key, blobref) => Probe::Dir {
+            Todo::Dir(key, blobref) if let Some(row) = self.row(&blobref) => {
+                let mut rows = row.to_vec();
+                let mut dirs = vec![(key, blobref)];
+                while dirs.len() < BATCH
+                    && let Some(Todo::Dir(_, blobref)) = todo.front()
+                    && let Some(row) = self.row(blobref)
+                    && let Some(Todo::Dir(key, blobref)) = todo.pop_front()
+                {
+                    rows.extend_from_slice(row);
+                    dirs.push((key, blobref));
+                }
+                let handle = self.client.handle();
+                let call = handle.call::<BackingLoadMany>(LEADER, &Raw(rows.into()));
+                Probe::Dirs { dirs, call }
+            }
+            Todo::Dir(key, blobref) | Todo::Again(key, blobref) => Probe::Dir {
                 key,
                 call: self.blobs.load(&blobref),
             },
@@ -292,10 +344,22 @@ impl Walk<'_> {
         }
     }
 
+    fn on_dir(
+        &mut self,
+        key: String,
+        entries: Result<Vec<(String, TreeObj)>, Errno>,
+        todo: &mut VecDeque<Todo>,
+    ) {
+        match entries {
+            Ok(entries) => self.directory(&key, entries, todo),
+            Err(errno) => self.bad_dir(key, errno),
+        }
+    }
+
     fn directory(
         &mut self,
         key: &str,
-        entries: BTreeMap<String, TreeObj>,
+        entries: impl IntoIterator<Item = (String, TreeObj)>,
         todo: &mut VecDeque<Todo>,
     ) {
         for (name, object) in entries {
@@ -304,12 +368,33 @@ impl Walk<'_> {
                 say(&key);
             }
             match object {
+                TreeObj::ValRef(refs) if self.known.is_some() => self.value(key, refs),
                 TreeObj::ValRef(refs) => todo.push_back(Todo::Value(key, refs, 0)),
                 TreeObj::DirRef(blobref) => todo.push_back(Todo::Dir(key, blobref)),
                 TreeObj::Dir(entries) => self.directory(&key, entries, todo),
                 TreeObj::Val(_) | TreeObj::Symlink { .. } => {}
             }
         }
+    }
+
+    /// Checks a value against what the store has.
+    fn value(&mut self, key: String, refs: Vec<BlobRef>) {
+        let Some(known) = &self.known else { return };
+        if refs.iter().all(|blobref| known.has(blobref)) {
+            return;
+        }
+        let mut value = Value {
+            missing: true,
+            ..Value::default()
+        };
+        for (index, blobref) in refs.into_iter().enumerate() {
+            if known.has(&blobref) {
+                value.found.push(blobref);
+            } else if self.verbose {
+                say(&format!("{key}: missing blobref index={index}"));
+            }
+        }
+        self.finish(key, value);
     }
 
     fn bad_dir(&mut self, key: String, errno: Errno) {

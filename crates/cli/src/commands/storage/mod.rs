@@ -1,5 +1,6 @@
 //! Commands that walk, copy and mend the stored tree as a whole.
 
+mod digests;
 pub(crate) mod dump;
 pub(crate) mod fsck;
 pub(crate) mod gc;

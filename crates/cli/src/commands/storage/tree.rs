@@ -1,5 +1,8 @@
 //! Reading the stored tree: roots, and blobs from the cache or the backing store.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use client::Client;
 use proto::content::{
     BackingCheckpointGet, BackingLoad, BackingStore, Checkpoint, ContentCheckpointGet, ContentLoad,
@@ -8,6 +11,7 @@ use proto::content::{
 use proto::kvs::{KvsGetroot, Namespace, PRIMARY, Root};
 use proto::{Empty, Raw};
 use rpc::{Call, Dest, RpcError};
+use serde_json::value::RawValue;
 use spec::{BlobRef, TreeObj};
 use types::{Errno, Rank};
 
@@ -101,12 +105,43 @@ pub(super) async fn refuse_live(client: &Client, text: &str) -> Result<(), Fail>
 /// # Errors
 ///
 /// `EINVAL` for anything else.
-pub(super) fn directory(blob: &[u8]) -> Result<std::collections::BTreeMap<String, TreeObj>, Errno> {
+pub(super) fn directory(blob: &[u8]) -> Result<BTreeMap<String, TreeObj>, Errno> {
     match TreeObj::decode(blob) {
         Ok(TreeObj::Dir(entries)) => Ok(entries),
         Ok(_) => Err(Errno::EINVAL),
         Err(error) => Err(error.errno()),
     }
+}
+
+/// The entries of the directory in a blob as far as they refer to blobs or are directories; what is
+/// inline besides is there by name, as an empty value.
+///
+/// # Errors
+///
+/// `EINVAL` for anything but a directory.
+pub(super) fn references(blob: &[u8]) -> Result<Vec<(String, TreeObj)>, Errno> {
+    #[derive(serde::Deserialize)]
+    struct Dir<'a> {
+        #[serde(borrow)]
+        data: BTreeMap<Cow<'a, str>, &'a RawValue>,
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+        ver: i64,
+    }
+    // Values are most of a directory's text, and the end of one tells what it is.
+    const VALUE: &str = ",\"type\":\"val\",\"ver\":1}";
+    let dir: Dir<'_> = serde_json::from_slice(blob).map_err(|_| Errno::EINVAL)?;
+    if dir.kind != "dir" || dir.ver != 1 {
+        return Err(Errno::EINVAL);
+    }
+    let object = |raw: &RawValue| match raw.get().ends_with(VALUE) {
+        true => Ok(TreeObj::Val(Vec::new())),
+        false => TreeObj::decode(raw.get().as_bytes()).map_err(|error| error.errno()),
+    };
+    dir.data
+        .into_iter()
+        .map(|(name, raw)| Ok((name.into_owned(), object(raw)?)))
+        .collect()
 }
 
 /// A key below another.
