@@ -14,11 +14,19 @@ pub(crate) struct Instance {
 impl Instance {
     /// Starts an instance of so many brokers and waits until it runs.
     pub(crate) fn start(flux: &Path, size: u32) -> Result<Instance, String> {
+        let option = (size > 1).then(|| format!("--test-size={size}"));
+        Instance::start_with(flux, option.as_deref())
+    }
+
+    /// Starts an instance of one broker on a state directory.
+    pub(crate) fn start_on(flux: &Path, statedir: &Path) -> Result<Instance, String> {
+        let statedir = format!("-Sstatedir={}", statedir.display());
+        Instance::start_with(flux, Some(&statedir))
+    }
+
+    fn start_with(flux: &Path, option: Option<&str>) -> Result<Instance, String> {
         let mut command = Command::new(flux);
-        command.arg("start");
-        if size > 1 {
-            command.arg(format!("--test-size={size}"));
-        }
+        command.arg("start").args(option);
         // The initial program tells where the instance is and lives as long as its input.
         command.args(["sh", "-c", "echo $FLUX_URI; read line"]);
         command

@@ -1,5 +1,6 @@
 //! Measurements that are not whole commands.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -157,6 +158,72 @@ pub(crate) fn kvs_fill(uri: &str) -> Result<(), String> {
         }
         Ok(())
     })
+}
+
+/// Stores jobs as a job manager leaves them that ran them, ten submitted a millisecond.
+pub(crate) fn jobs_fill(uri: &str, count: u64) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    const BATCH: u64 = 500;
+    let userid = std::fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    connected(uri, async |client| {
+        for first in (0..count).step_by(BATCH as usize) {
+            let ops = (first..count.min(first + BATCH)).flat_map(|n| job(n, userid));
+            let commit = Commit {
+                ops: ops.collect(),
+                ..put_value(String::new(), b"")
+            };
+            let call = client.handle().call::<KvsCommit>(Dest::Any, &commit);
+            call.await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    })
+}
+
+/// The keys of one such job.
+fn job(n: u64, userid: u32) -> Vec<Op> {
+    const CONTEXTS: [(&str, &str); 9] = [
+        ("validate", ""),
+        ("depend", ""),
+        ("priority", r#"{"priority":16}"#),
+        (
+            "alloc",
+            r#"{"annotations":{"sched":{"resource_summary":"rank0/core0"}}}"#,
+        ),
+        ("start", ""),
+        ("finish", r#"{"status":0}"#),
+        ("release", r#"{"ranks":"all","final":true}"#),
+        ("free", ""),
+        ("clean", ""),
+    ];
+    const JOBSPEC: &str = r#"{"resources":[{"type":"slot","count":1,"with":[{"type":"core","count":1}],"label":"task"}],"tasks":[{"command":["true"],"slot":"task","count":{"per_slot":1}}],"attributes":{"system":{"duration":0,"cwd":"/tmp","shell":{"options":{"rlimit":{"core":0}}}}},"version":1}"#;
+    const R: &str = r#"{"version":1,"execution":{"R_lite":[{"rank":"0","children":{"core":"0"}}],"nodelist":["node0"],"starttime":1700000000,"expiration":0}}"#;
+    let time = 1.7e9 + n as f64 / 1e4;
+    let submit = format!(r#"{{"userid":{userid},"urgency":16,"flags":0,"version":1}}"#);
+    let mut log = String::new();
+    for (name, context) in [("submit", submit.as_str())].into_iter().chain(CONTEXTS) {
+        let context = match context {
+            "" => String::new(),
+            context => format!(",\"context\":{context}"),
+        };
+        // Writing to a string does not fail.
+        let _infallible = writeln!(
+            log,
+            "{{\"timestamp\":{time:?},\"name\":\"{name}\"{context}}}"
+        );
+    }
+    let guest = format!("{{\"timestamp\":{time:?},\"name\":\"done\"}}\n");
+    let id = types::JobId(((n / 10 + 1) << 24) + n % 10);
+    let keys = [
+        ("jobspec", JOBSPEC),
+        ("J", JOBSPEC),
+        ("R", R),
+        ("eventlog", &log),
+        ("guest.exec.eventlog", &guest),
+    ];
+    let puts = keys
+        .iter()
+        .map(|(name, value)| put_value(format!("{}.{name}", id.kvs_path()), value.as_bytes()).ops);
+    puts.flatten().collect()
 }
 
 /// Seconds for a look-up of one of a million keys, each in another directory than the one before.

@@ -150,6 +150,24 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: &["\x01/tmp\x002\0flux\0shell\0HOME=/root\0X=\0", "\0\0\x30\0"],
     },
     Target {
+        name: "job-history",
+        run: jobs::history::fuzz_summary,
+        seeds: &[
+            "flux job history 1\n",
+            concat!(
+                "flux job history 1\n\0-sha1-f1d2d2f924e986ac86fdf7b36c94bcdf32beec15\x01\x4d",
+                "\x05\0\0\x20\0",
+                "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
+        ],
+    },
+    Target {
+        name: "blob-list",
+        run: |bytes| drop(proto::content::BlobList::decode(&bytes.to_vec().into())),
+        seeds: &["", "\x03\0\0\0abc\0\0\0\0"],
+    },
+    Target {
         name: "zmtp",
         run: zmtp::fuzz::fuzz_connection,
         seeds: &[

@@ -340,7 +340,9 @@ impl Fold {
             "prolog-finish" => self.prologs = self.prologs.saturating_sub(1),
             "epilog-start" => self.epilogs += 1,
             "epilog-finish" => self.epilogs = self.epilogs.saturating_sub(1),
-            "resource-update" => self.expiration = entry.get_f64("expiration"),
+            "resource-update" => {
+                self.expiration = entry.get_f64("expiration").or(self.expiration);
+            }
             "annotations" => match entry.get("annotations") {
                 Some(Value::Object(annotations)) => {
                     self.annotations = Some(Box::new(annotations.clone()));

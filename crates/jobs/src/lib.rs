@@ -3,6 +3,7 @@
 //! - [`fold`]: what an eventlog says about a job. Written once, for every reader of eventlogs.
 //! - [`Jobs`]: what happens next to each job (RFC 21), with the links to the scheduler (RFC 27)
 //!   and the exec service (RFC 32).
+//! - [`Record`] and [`history`]: inactive jobs in memory and in store.
 //! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
 //!
 //! Nothing here knows a clock, a socket or a task: callers hand in times and carry out
@@ -11,6 +12,7 @@
 
 pub mod event;
 pub mod fold;
+pub mod history;
 pub mod list;
 pub mod policy;
 pub mod queues;
@@ -19,7 +21,10 @@ pub mod slice;
 mod alloc;
 mod depend;
 mod effect;
+mod links;
 mod manager;
+mod past;
+mod record;
 mod requests;
 mod submit;
 
@@ -30,7 +35,9 @@ pub use alloc::SchedMode;
 pub use effect::{Attachment, Effect, Effects, Refusal, Reply, Token};
 pub use fold::{Fold, Outcome, State};
 pub use manager::update_jobspec;
-pub use manager::{Job, Jobs, Past};
+pub use manager::{Job, Jobs};
+pub use past::Past;
+pub use record::Record;
 pub use requests::{Selection, wait_result};
 pub use submit::NewJob;
 

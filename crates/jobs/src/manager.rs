@@ -16,9 +16,10 @@ use serde_json::Value;
 use spec::Entry;
 use types::{Errno, JobId, UserId};
 
-use crate::alloc::{Alloc, AllocQueue, SchedMode};
+use crate::alloc::{Alloc, AllocQueue};
 use crate::depend::{Dependencies, Progress};
 use crate::fold::{Fold, FoldError, State};
+use crate::past::Past;
 use crate::policy::Policy;
 use crate::queues::Queues;
 use crate::{
@@ -57,6 +58,8 @@ pub struct Job {
     pub(crate) start: Start,
     pub(crate) cleaned: bool,
     pub(crate) waiter: Option<Token>,
+    /// Whether it has annotations that its eventlog does not tell of.
+    pub(crate) annotated: bool,
 }
 
 impl Job {
@@ -73,6 +76,7 @@ impl Job {
             start: Start::Idle,
             cleaned: false,
             waiter: None,
+            annotated: false,
         };
         job.read_jobspec();
         job
@@ -83,7 +87,7 @@ impl Job {
     }
 
     /// Takes over what of the jobspec is needed often.
-    fn read_jobspec(&mut self) {
+    pub(crate) fn read_jobspec(&mut self) {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(Box::from);
         self.queue = text(self.system("queue"));
         self.name = text(self.system("job").and_then(|job| job.get("name")));
@@ -112,35 +116,12 @@ impl Job {
         })
     }
 
-    fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         Progress {
             started: self.fold.started,
             inactive: self.fold.state == State::Inactive,
             success: self.fold.is_success(),
             excepted: self.fold.is_excepted(),
-        }
-    }
-}
-
-/// What is kept of an inactive job.
-#[derive(Clone, Copy, Debug)]
-pub struct Past {
-    /// Whose it was.
-    pub userid: UserId,
-    /// When it became inactive.
-    pub t_inactive: f64,
-    pub(crate) started: bool,
-    pub(crate) success: bool,
-    pub(crate) excepted: bool,
-}
-
-impl Past {
-    pub(crate) fn progress(self) -> Progress {
-        Progress {
-            started: self.started,
-            inactive: true,
-            success: self.success,
-            excepted: self.excepted,
         }
     }
 }
@@ -174,7 +155,7 @@ pub struct Jobs {
     pub(crate) max_jobid: JobId0,
     pub(crate) running: usize,
     pub(crate) owner: Option<UserId>,
-    exec_online: bool,
+    pub(crate) exec_online: bool,
     posts: VecDeque<Post>,
     /// The end of the instance, seconds since the epoch; 0 for none.
     pub instance_expiration: f64,
@@ -221,19 +202,9 @@ impl Jobs {
         self.active.get(&id)
     }
 
-    /// An inactive job.
-    pub fn past(&self, id: JobId) -> Option<&Past> {
-        self.inactive.get(&id)
-    }
-
     /// Every active job by id.
     pub fn active(&self) -> impl ExactSizeIterator<Item = &Job> {
         self.active.values()
-    }
-
-    /// The ids of inactive jobs.
-    pub fn inactive(&self) -> impl ExactSizeIterator<Item = JobId> {
-        self.inactive.keys().copied()
     }
 
     /// The highest id there was.
@@ -417,7 +388,7 @@ impl Jobs {
     }
 
     /// Gives a job its priority: that of its urgency.
-    fn prioritize(&mut self, now: f64, id: JobId) {
+    pub(crate) fn prioritize(&mut self, now: f64, id: JobId) {
         let Some(job) = self.active.get(&id) else {
             return;
         };
@@ -463,7 +434,7 @@ impl Jobs {
     }
 
     /// Takes a job out of the alloc queue, or its request back. `priority` is the one it had there.
-    fn withdraw(&mut self, id: JobId, priority: Option<u32>, out: &mut Effects) {
+    pub(crate) fn withdraw(&mut self, id: JobId, priority: Option<u32>, out: &mut Effects) {
         let Some(job) = self.active.get_mut(&id) else {
             return;
         };
@@ -524,7 +495,7 @@ impl Jobs {
         }
     }
 
-    fn start(&mut self, id: JobId, out: &mut Effects) {
+    pub(crate) fn start(&mut self, id: JobId, out: &mut Effects) {
         let Some(job) = self.active.get_mut(&id) else {
             return;
         };
@@ -549,7 +520,7 @@ impl Jobs {
         });
     }
 
-    fn clean_up(&mut self, now: f64, id: JobId, out: &mut Effects) {
+    pub(crate) fn clean_up(&mut self, now: f64, id: JobId, out: &mut Effects) {
         let Some(job) = self.active.get(&id) else {
             return;
         };
@@ -581,7 +552,7 @@ impl Jobs {
     }
 
     /// Tells jobs that depend on this one how far it is.
-    fn progress(&mut self, now: f64, id: JobId) {
+    pub(crate) fn progress(&mut self, now: f64, id: JobId) {
         let Some(job) = self.active.get(&id) else {
             return;
         };
@@ -610,260 +581,6 @@ impl Jobs {
             self.reap(&job, out);
         }
         self.bury(&job);
-    }
-
-    pub(crate) fn bury(&mut self, job: &Job) {
-        let fold = &job.fold;
-        let t_inactive = fold.time_of(State::Inactive).unwrap_or_default();
-        let past = Past {
-            userid: fold.userid,
-            t_inactive,
-            started: fold.started,
-            success: fold.is_success(),
-            excepted: fold.is_excepted(),
-        };
-        self.by_age.insert((t_inactive.max(0.0).to_bits(), job.id));
-        self.inactive.insert(job.id, past);
-    }
-
-    // The scheduler.
-
-    /// Jobs that hold resources the scheduler gave them.
-    pub fn sched_hello(&self) -> impl Iterator<Item = &Job> {
-        self.active
-            .values()
-            .filter(|job| job.fold.has_resources && !job.fold.bypass)
-    }
-
-    /// A scheduler is there. Returns how many jobs wait.
-    pub fn sched_ready(&mut self, now: f64, mode: SchedMode, out: &mut Effects) -> usize {
-        self.alloc.mode = Some(mode);
-        let count = self.alloc.queued_len();
-        let waiting: Vec<JobId> = self
-            .active
-            .values()
-            .filter(|job| job.fold.state == State::Cleanup && job.fold.has_resources)
-            .map(|job| job.id)
-            .collect();
-        for id in waiting {
-            self.clean_up(now, id, out);
-        }
-        self.settle(now, out);
-        count
-    }
-
-    /// The scheduler is gone: what it was asked is asked again when there is one.
-    pub fn sched_lost(&mut self, now: f64, out: &mut Effects) {
-        self.alloc.reset();
-        let asked: Vec<JobId> = self
-            .active
-            .values()
-            .filter(|job| matches!(job.alloc, Alloc::Pending | Alloc::Canceling))
-            .map(|job| job.id)
-            .collect();
-        for id in asked {
-            self.request_gone(now, id, out);
-        }
-        self.settle(now, out);
-    }
-
-    /// A request ended without resources.
-    fn request_gone(&mut self, now: f64, id: JobId, out: &mut Effects) {
-        let Some(job) = self.active.get_mut(&id) else {
-            return;
-        };
-        job.alloc = Alloc::Idle;
-        let annotated = job
-            .fold
-            .annotations
-            .as_ref()
-            .is_some_and(|annotations| annotations.contains_key("sched"));
-        if annotated {
-            let mut clear = Object::new();
-            clear.insert("sched".into(), Value::Null);
-            self.annotate(now, id, &clear);
-        }
-        match self.active.get(&id).map(|job| job.fold.state) {
-            Some(State::Sched) => self.enqueue(id),
-            Some(State::Cleanup) => self.clean_up(now, id, out),
-            _ => {}
-        }
-    }
-
-    fn annotate(&mut self, now: f64, id: JobId, update: &Object) {
-        let Some(job) = self.active.get_mut(&id) else {
-            return;
-        };
-        job.fold.annotate(update);
-        let entry = event::annotations(now, job.fold.annotations.as_deref());
-        self.post_with(id, entry, false, Attachment::None);
-    }
-
-    /// Takes a job's request off the scheduler's list. `None` if it is unknown.
-    fn answered(&mut self, id: JobId) -> Option<&mut Job> {
-        let job = self.active.get_mut(&id)?;
-        match job.alloc {
-            Alloc::Pending => self.alloc.answered(job.fold.priority.unwrap_or(0), id),
-            Alloc::Canceling => self.alloc.canceled(),
-            Alloc::Idle | Alloc::Queued => return None,
-        }
-        job.alloc = Alloc::Idle;
-        Some(job)
-    }
-
-    /// The scheduler gave a job resources.
-    pub fn on_alloc(
-        &mut self,
-        now: f64,
-        id: JobId,
-        mut resources: Object,
-        annotations: Option<&Object>,
-        out: &mut Effects,
-    ) {
-        // The scheduler's own data stays in the KVS.
-        resources.shift_remove("scheduling");
-        let resources = Rc::new(resources);
-        let Some(job) = self.answered(id) else {
-            out.push(Effect::Free { id, resources });
-            return;
-        };
-        if job.fold.state != State::Sched {
-            out.push(Effect::Free { id, resources });
-            self.request_gone(now, id, out);
-            return self.settle(now, out);
-        }
-        if let Some(annotations) = annotations {
-            job.fold.annotate(annotations);
-        }
-        job.resources = Some(resources.clone());
-        let entry = event::alloc(now, job.fold.annotations.as_deref(), false);
-        self.post_with(id, entry, true, Attachment::Resources(resources));
-        self.settle(now, out);
-    }
-
-    /// The scheduler has something to tell about a pending job.
-    pub fn on_alloc_annotate(&mut self, now: f64, id: JobId, update: &Object, out: &mut Effects) {
-        let pending = self.active.get(&id).map(|job| job.alloc);
-        if pending == Some(Alloc::Pending) {
-            self.annotate(now, id, update);
-            self.settle(now, out);
-        }
-    }
-
-    /// The scheduler says a job can never run.
-    pub fn on_alloc_deny(&mut self, now: f64, id: JobId, note: &str, out: &mut Effects) {
-        if self.answered(id).is_none() {
-            return;
-        }
-        let owner = self.owner.unwrap_or(UserId(0));
-        self.post(id, event::exception(now, "alloc", 0, owner, note));
-        if self
-            .active
-            .get(&id)
-            .is_some_and(|job| job.fold.state == State::Cleanup)
-        {
-            self.clean_up(now, id, out);
-        }
-        self.settle(now, out);
-    }
-
-    /// The scheduler dropped a request.
-    pub fn on_alloc_canceled(&mut self, now: f64, id: JobId, out: &mut Effects) {
-        if self.answered(id).is_some() {
-            self.request_gone(now, id, out);
-            self.settle(now, out);
-        }
-    }
-
-    // The exec service.
-
-    /// An exec service is there. Errors: `EINVAL` while it has a job.
-    pub fn exec_hello(&mut self, now: f64, out: &mut Effects) -> Result<(), Refusal> {
-        if self.active.values().any(|job| job.start == Start::Sent) {
-            return Err(Refusal::new(Errno::EINVAL, ""));
-        }
-        self.exec_online = true;
-        let waiting: Vec<JobId> = self
-            .active
-            .values()
-            .filter(|job| job.start == Start::Waiting)
-            .map(|job| job.id)
-            .collect();
-        for id in waiting {
-            self.start(id, out);
-        }
-        self.settle(now, out);
-        Ok(())
-    }
-
-    /// The exec service is gone, and its jobs with it.
-    pub fn exec_lost(&mut self, now: f64, out: &mut Effects) {
-        self.exec_online = false;
-        let sent: Vec<JobId> = self
-            .active
-            .values()
-            .filter(|job| job.start == Start::Sent)
-            .map(|job| job.id)
-            .collect();
-        for id in sent {
-            let Some(job) = self.active.get_mut(&id) else {
-                continue;
-            };
-            job.start = Start::Waiting;
-            if job.fold.state == State::Cleanup {
-                self.clean_up(now, id, out);
-            }
-        }
-        self.settle(now, out);
-    }
-
-    fn of_exec(&mut self, id: JobId) -> Option<&mut Job> {
-        self.active
-            .get_mut(&id)
-            .filter(|job| job.start == Start::Sent)
-    }
-
-    /// A job's tasks run.
-    pub fn on_start(&mut self, now: f64, id: JobId, out: &mut Effects) {
-        if self.of_exec(id).is_some() {
-            self.post(id, event::plain(now, "start"));
-            self.settle(now, out);
-        }
-    }
-
-    /// A job's tasks ended.
-    pub fn on_finish(&mut self, now: f64, id: JobId, status: i32, out: &mut Effects) {
-        if self.of_exec(id).is_some() {
-            self.post(id, event::finish(now, status));
-            self.settle(now, out);
-        }
-    }
-
-    /// Ranks are free of a job's tasks.
-    pub fn on_release(&mut self, now: f64, id: JobId, ranks: &str, last: bool, out: &mut Effects) {
-        let Some(job) = self.of_exec(id) else { return };
-        if last {
-            job.start = Start::Idle;
-        }
-        self.post(id, event::release(now, ranks, last));
-        self.settle(now, out);
-    }
-
-    /// The exec service raised an exception.
-    pub fn on_exception(
-        &mut self,
-        now: f64,
-        id: JobId,
-        kind: &str,
-        severity: i32,
-        note: &str,
-        out: &mut Effects,
-    ) {
-        if self.active.contains_key(&id) {
-            let owner = self.owner.unwrap_or(UserId(0));
-            self.post(id, event::exception(now, kind, severity, owner, note));
-            self.settle(now, out);
-        }
     }
 
     // Time and durability.
@@ -897,105 +614,6 @@ impl Jobs {
             );
         }
         self.settle(now, out);
-    }
-
-    // Restart.
-
-    /// Puts a job back from its stored log, jobspec and resources, without acting.
-    /// Errors: see [`FoldError`].
-    pub fn restore(
-        &mut self,
-        id: JobId,
-        log: &str,
-        entries: &[Entry],
-        jobspec: Object,
-        resources: Option<Object>,
-    ) -> Result<(), FoldError> {
-        let fold = Fold::replay(entries)?;
-        self.raise_max_jobid(id);
-        self.history.entry(fold.userid).or_default().insert(id);
-        let mut job = Job::new(id, fold, Rc::new(jobspec));
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.name == "jobspec-update")
-        {
-            if let Some(updates) = &entry.context {
-                update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
-            }
-        }
-        job.read_jobspec();
-        if job.fold.state == State::Inactive {
-            if job.is_waitable() {
-                let result = crate::requests::wait_result(&job.fold);
-                self.zombies.insert(id, result);
-            }
-            self.bury(&job);
-            return Ok(());
-        }
-        job.log = log.to_owned();
-        job.resources = resources.map(|mut resources| {
-            resources.shift_remove("scheduling");
-            Rc::new(resources)
-        });
-        if matches!(job.fold.state, State::Run | State::Cleanup) {
-            self.running += 1;
-        }
-        self.waitables += usize::from(job.is_waitable());
-        self.active.insert(id, job);
-        Ok(())
-    }
-
-    /// Acts on every restored job, once all are there.
-    pub fn restored(&mut self, now: f64, out: &mut Effects) {
-        let ids: Vec<(JobId, State)> = self
-            .active
-            .values()
-            .map(|job| (job.id, job.fold.state))
-            .collect();
-        for &(id, state) in &ids {
-            if matches!(state, State::New | State::Depend) {
-                self.resume_dependencies(now, id);
-            }
-            self.register_name(now, id, false);
-        }
-        for &(id, _) in &ids {
-            self.register_name(now, id, true);
-        }
-        for (id, state) in ids {
-            match state {
-                State::New => self.post(id, event::plain(now, "validate")),
-                State::Depend => {
-                    let free = self
-                        .active
-                        .get(&id)
-                        .is_some_and(|job| job.fold.dependencies.is_empty());
-                    if free {
-                        self.post(id, event::plain(now, "depend"));
-                    }
-                }
-                State::Priority => self.prioritize(now, id),
-                State::Sched => self.post(id, event::plain(now, "flux-restart")),
-                State::Run => self.start(id, out),
-                State::Cleanup => self.clean_up(now, id, out),
-                State::Inactive => {}
-            }
-        }
-        self.settle(now, out);
-    }
-
-    /// Counts a job among its namesakes: first those that run, then the singletons that wait.
-    fn register_name(&mut self, now: f64, id: JobId, waiting: bool) {
-        let Some(job) = self.active.get(&id) else {
-            return;
-        };
-        let waits = job.fold.dependencies.iter().any(|d| &**d == "singleton");
-        if let Some(name) = &job.name
-            && waits == waiting
-            && !self.dependencies.named(job.fold.userid, name, id, waits)
-            && waits
-        {
-            self.post(id, event::dependency(now, "dependency-remove", "singleton"));
-        }
     }
 
     /// Says what the reader of a dependency must know.

@@ -292,6 +292,9 @@ pub struct Journal {
     /// Inactive jobs too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// Inactive jobs the short way, if the one who asks is in the same broker and offers it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
     /// An object whose keys are the only names wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Value>,

@@ -124,6 +124,7 @@ impl Watcher {
                 full: false,
                 allow: Some(allow),
                 deny: None,
+                ..Journal::default()
             };
             let mut stream = client
                 .handle()

@@ -6,6 +6,7 @@
 mod attributes;
 mod constraint;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use types::{JobId, UserId};
 
 use crate::Object;
 use crate::fold::{Fold, FoldError, Outcome, State};
+use crate::record::Record;
 
 pub use attributes::{ATTRIBUTES, Attribute};
 pub use constraint::{Constraint, ConstraintError};
@@ -40,14 +42,14 @@ pub struct Described {
     /// Its nodes.
     pub nnodes: Option<u64>,
     /// Its duration in seconds, as bits; `None` if the jobspec is invalid.
-    duration: Option<u64>,
+    pub(crate) duration: Option<u64>,
     /// Descriptions of its dependencies.
     pub dependencies: Vec<Box<str>>,
 }
 
 impl Described {
     /// Reads a jobspec. An invalid one says nothing but what can be read all the same.
-    fn read(jobspec: &Object) -> Described {
+    pub(crate) fn read(jobspec: &Object) -> Described {
         let Ok(jobspec) = Jobspec::from_value(Value::Object(jobspec.clone())) else {
             return Described::default();
         };
@@ -83,6 +85,20 @@ pub struct Placed {
     pub ncores: u64,
     /// How many nodes.
     pub nnodes: u64,
+}
+
+impl Placed {
+    /// Reads R, and the end of these resources. `None` if that is not R.
+    pub(crate) fn read(resources: &Object) -> Option<(Placed, f64)> {
+        let set = ResourceSet::from_value(&Value::Object(resources.clone())).ok()?;
+        let placed = Placed {
+            ranks: set.ranks().to_list().into(),
+            nodelist: set.nodelist().to_string().into(),
+            ncores: set.count("core") as u64,
+            nnodes: set.nnodes() as u64,
+        };
+        Some((placed, set.expiration))
+    }
 }
 
 /// A job in the index.
@@ -194,7 +210,9 @@ pub struct Excessive;
 /// The index.
 #[derive(Debug, Default)]
 pub struct List {
-    jobs: BTreeMap<JobId, Listed>,
+    active: BTreeMap<JobId, Listed>,
+    /// Jobs that are over, which are many.
+    inactive: BTreeMap<JobId, Record>,
     order: BTreeSet<Place>,
     by_user: BTreeMap<UserId, BTreeSet<Place>>,
     described: HashSet<Rc<Described>>,
@@ -225,8 +243,25 @@ impl List {
     }
 
     /// A job.
-    pub fn get(&self, id: JobId) -> Option<&Listed> {
-        self.jobs.get(&id)
+    pub fn get(&self, id: JobId) -> Option<Cow<'_, Listed>> {
+        match self.active.get(&id) {
+            Some(job) => Some(Cow::Borrowed(job)),
+            None => self.inactive.get(&id).map(|job| Cow::Owned(job.job())),
+        }
+    }
+
+    fn take(&mut self, id: JobId) -> Option<Listed> {
+        let active = self.active.remove(&id);
+        active.or_else(|| self.inactive.remove(&id).map(|record| record.job()))
+    }
+
+    /// Takes a job in that is over; one that is known stays as it is.
+    pub fn remember(&mut self, record: Record) {
+        let job = record.outline();
+        if !self.active.contains_key(&job.id) && !self.inactive.contains_key(&job.id) {
+            self.link(&job);
+            self.inactive.insert(job.id, record);
+        }
     }
 
     /// Takes events of a job in, with the jobspec that goes with `submit` and the resources that
@@ -241,7 +276,7 @@ impl List {
         resources: Option<&Object>,
     ) -> Result<bool, FoldError> {
         let mut events = events.iter();
-        let mut job = match self.jobs.remove(&id) {
+        let mut job = match self.take(id) {
             Some(job) => {
                 self.unlink(&job);
                 job
@@ -279,7 +314,11 @@ impl List {
         }
         let changed = job.fold.state != before || before == State::New;
         self.link(&job);
-        self.jobs.insert(id, job);
+        if job.fold.state == State::Inactive {
+            self.inactive.insert(id, Record::new(&job));
+        } else {
+            self.active.insert(id, job);
+        }
         result.map(|()| changed)
     }
 
@@ -295,16 +334,10 @@ impl List {
     }
 
     fn place_on(&mut self, job: &mut Listed, resources: &Object) {
-        let Ok(set) = ResourceSet::from_value(&Value::Object(resources.clone())) else {
+        let Some((placed, expiration)) = Placed::read(resources) else {
             return;
         };
-        job.expiration = Some(set.expiration);
-        let placed = Placed {
-            ranks: set.ranks().to_list().into(),
-            nodelist: set.nodelist().to_string().into(),
-            ncores: set.count("core") as u64,
-            nnodes: set.nnodes() as u64,
-        };
+        job.expiration = Some(expiration);
         let placed = match self.placed.get(&placed) {
             Some(known) => known.clone(),
             None => {
@@ -379,7 +412,7 @@ impl List {
     /// Forgets inactive jobs.
     pub fn purge(&mut self, ids: &[JobId]) {
         for id in ids {
-            let Some(job) = self.jobs.remove(id) else {
+            let Some(job) = self.inactive.remove(id).map(|record| record.outline()) else {
                 continue;
             };
             self.unlink(&job);
@@ -399,7 +432,7 @@ impl List {
         &self,
         query: &Query,
         parent: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Vec<&Listed>, Excessive> {
+    ) -> Result<Vec<Cow<'_, Listed>>, Excessive> {
         let states = query.constraint.states();
         let everybody = &self.order;
         let order = match query.constraint.user() {
@@ -440,10 +473,10 @@ impl List {
                 _ => to,
             };
             for place in order.range(from..=to) {
-                let Some(job) = self.jobs.get(&place.id()) else {
+                let Some(job) = self.get(place.id()) else {
                     continue;
                 };
-                let matches = query.constraint.matches(job, parent, &mut comparisons);
+                let matches = query.constraint.matches(&job, parent, &mut comparisons);
                 if query.comparisons_max > 0 && comparisons > query.comparisons_max {
                     return Err(Excessive);
                 }

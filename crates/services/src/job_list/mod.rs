@@ -1,7 +1,7 @@
 //! Module `job-list`: lists and counts jobs (RFC 43).
 //!
-//! The index in `jobs` is fed by the job manager's journal, history included. Requests that come
-//! before all of that is in wait for it.
+//! The index in `jobs` is fed by the job manager's journal. Inactive jobs come the short way, as
+//! records shared with the job manager. Requests that come before all of that is in wait for it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use types::{Cred, Errno, JobId, RoleMask, UserId};
 use wire::Message;
 
+use crate::job_manager::Handover;
 use crate::store;
 
 /// How long changes gather before followers of the counts hear of them.
@@ -119,8 +120,11 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         lookups: 0,
     };
     context.subscribe(JOB_PURGE_INACTIVE);
+    let handover = Handover::default();
+    state.host.exchange().offer(handover.clone());
     let wanted = Journal {
         full: true,
+        handover: true,
         ..Journal::default()
     };
     let mut journal = context
@@ -143,6 +147,9 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             events = journal.next(), if !journal_ended => match events {
                 Ok(Some(events)) => {
                     if state.on_journal(events) {
+                        for record in handover.take() {
+                            state.list.remember(record);
+                        }
                         for message in state.deferred.take().unwrap_or_default() {
                             context.dispatch(&routes, &mut state, message);
                         }
@@ -163,6 +170,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             }
         }
     }
+    state.host.exchange().withdraw::<Handover>();
     for follower in &state.followers {
         follower.end();
     }

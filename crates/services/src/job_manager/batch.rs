@@ -29,6 +29,9 @@ pub(super) struct Batch {
     pub(super) replies: Vec<(Message, Reply)>,
     forgotten: Vec<JobId>,
     flying: Option<Waiting>,
+    /// Commits begun and done.
+    begun: u64,
+    done: u64,
 }
 
 impl Batch {
@@ -40,6 +43,16 @@ impl Batch {
     /// Removes jobs.
     pub(super) fn forget(&mut self, ids: Vec<JobId>) {
         self.forgotten.extend(ids);
+    }
+
+    /// The number of the commit that will have what is added now.
+    pub(super) fn number(&self) -> u64 {
+        self.begun + 1
+    }
+
+    /// How many commits are done: those up to this number.
+    pub(super) fn done_count(&self) -> u64 {
+        self.done
     }
 
     /// Whether a commit is under way or something waits for one.
@@ -90,6 +103,7 @@ impl Batch {
             ops.push(store::put("checkpoint.job-manager", text.as_bytes()));
         }
         self.checkpoint = false;
+        self.begun += 1;
         self.flying = Some(Waiting {
             durable: std::mem::take(&mut self.durable),
             replies: std::mem::take(&mut self.replies),
@@ -100,6 +114,7 @@ impl Batch {
 
     /// The commit under way is done: what waited for it.
     pub(super) fn done(&mut self) -> Waiting {
+        self.done = self.begun;
         self.flying.take().unwrap_or_default()
     }
 }

@@ -4,11 +4,13 @@
 //! then one event a message. Inactive jobs are read back from the KVS; what happens meanwhile is
 //! held.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use bytes::Bytes;
-use jobs::{Attachment, Jobs};
+use jobs::{Attachment, Jobs, Record};
 use proto::job_manager::{JobManagerJournal, Journal as JournalRequest};
 use rpc::{Handle, Request, RpcError};
 use serde_json::{Map, Value};
@@ -36,6 +38,22 @@ struct Listener {
     filter: Filter,
     /// What waits for the end of its backlog: the active jobs' part, then new events.
     held: Option<Vec<Bytes>>,
+}
+
+/// The short way for inactive jobs to a follower in this broker, which asks for them with
+/// `handover`: their records are shared and neither read nor sent.
+#[derive(Clone, Default)]
+pub(crate) struct Handover(Rc<RefCell<Option<Vec<Record>>>>);
+
+impl Handover {
+    pub(super) fn fill(&self, records: Vec<Record>) {
+        *self.0.borrow_mut() = Some(records);
+    }
+
+    /// What was handed over, once. It is there before the end of the backlog is told.
+    pub(crate) fn take(&self) -> Vec<Record> {
+        self.0.take().unwrap_or_default()
+    }
 }
 
 /// All followers.
@@ -112,6 +130,7 @@ impl Journal {
         jobs: &Jobs,
         request: &Request<JobManagerJournal>,
         wanted: &JournalRequest,
+        handover: Option<Handover>,
     ) -> Result<Option<(u64, Filter)>, RpcError> {
         if !request.is_streaming() {
             let text = "job-manager.events requires streaming RPC flag";
@@ -143,7 +162,10 @@ impl Journal {
         let sentinel = payload(-1, std::iter::empty(), None, None);
         let backlog: Vec<Bytes> = active.chain([sentinel]).collect();
         let mut reads = None;
-        if wanted.full && jobs.inactive().len() > 0 {
+        if let Some(handover) = &handover {
+            handover.fill(jobs.records(..).cloned().collect());
+        }
+        if wanted.full && handover.is_none() && jobs.inactive().len() > 0 {
             listener.held = Some(backlog);
             reads = Some((listener.number, filter()?));
         } else {

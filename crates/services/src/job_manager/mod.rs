@@ -12,9 +12,12 @@
 
 mod batch;
 mod config;
+mod history;
 mod journal;
 mod restart;
 mod service;
+
+pub(crate) use journal::Handover;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -44,6 +47,7 @@ use wire::{Flags, Kind, Message};
 use crate::store;
 use batch::Batch;
 use config::Config;
+use history::History;
 use journal::Journal;
 
 /// How many inactive jobs one transaction forgets.
@@ -75,6 +79,8 @@ enum Posted {
     NoExpiration(JobId),
     /// The instance's end.
     InstanceEnd(f64),
+    /// A step in writing the summary of inactive jobs.
+    History(history::Step),
     /// A part of the history for a follower of the journal, or the last of it.
     Backlog(u64, Option<Vec<bytes::Bytes>>),
 }
@@ -94,6 +100,7 @@ struct State {
     /// Whether the state directory outlives the instance.
     persistent: bool,
     journal: Journal,
+    history: History,
     config: Config,
     tokens: HashMap<Token, Message>,
     tokens_given: u64,
@@ -120,6 +127,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         batch: Batch::default(),
         persistent: context.attr("statedir-cleanup").as_deref() != Some("1"),
         journal: Journal::default(),
+        history: History::default(),
         config: config.clone(),
         tokens: HashMap::new(),
         tokens_given: 0,
@@ -201,8 +209,10 @@ impl State {
                     .publish(&self.handle, id, &entry.name, &line, &attachment);
                 if commit {
                     self.batch.append(id, &line);
-                    if entry.name == "submit" {
-                        self.batch.durable.push(id);
+                    match entry.name.as_str() {
+                        "submit" => self.batch.durable.push(id),
+                        "clean" => self.history.on_change(id, self.batch.number()),
+                        _ => {}
                     }
                 }
             }
@@ -283,7 +293,12 @@ impl State {
                     self.batch.replies.push((message, reply));
                 }
             }
-            Effect::Forget(ids) => self.batch.forget(ids),
+            Effect::Forget(ids) => {
+                for id in &ids {
+                    self.history.on_change(*id, self.batch.number());
+                }
+                self.batch.forget(ids);
+            }
             Effect::Checkpoint => self.batch.checkpoint = true,
         }
     }
@@ -384,6 +399,7 @@ impl State {
                 self.with_jobs(|jobs, now, out| jobs.on_exception(now, id, "exec", 1, note, out));
             }
             Posted::InstanceEnd(expiration) => self.jobs.instance_expiration = expiration,
+            Posted::History(step) => self.on_history(step),
             Posted::Backlog(listener, part) => self.journal.backlog(&self.handle, listener, part),
         }
         Ok(())
@@ -513,6 +529,7 @@ impl State {
         if event.topic_str() != HEARTBEAT_PULSE {
             return;
         }
+        self.write_history_if_due();
         let (age, number) = (self.config.age_limit, self.config.num_limit);
         if age.is_some() || number.is_some() {
             self.with_jobs(|jobs, now, out| jobs.purge(now, age, number, PURGE_BATCH, true, out));
@@ -566,6 +583,7 @@ impl State {
                 None => break,
             }
         }
+        self.write_history().await;
         self.journal.end(&self.handle);
         for (_, message) in self.tokens.drain() {
             let error = RpcError::new(Errno::ENOSYS, "job-manager is unloading");

@@ -1,6 +1,7 @@
 //! What is stored: jobs read back at start, and the state of queues.
 
 use jobs::Jobs;
+use jobs::history::{Slice, SliceId};
 use module::Severity;
 use proto::kvs::{KvsLookup, Lookup, PRIMARY, flags};
 use rpc::{Call, Dest, Handle, RpcError};
@@ -8,13 +9,14 @@ use serde_json::{Map, Value, json};
 use spec::{TreeObj, eventlog};
 use types::{Errno, JobId};
 
+use super::history::{History, Known};
 use super::{Posted, State, journal};
 use crate::store;
 
 /// How many jobs are read at once.
 const WINDOW: usize = 64;
 
-fn lookup(handle: &Handle, key: String, flags: i32) -> Call<proto::kvs::Found> {
+pub(super) fn lookup(handle: &Handle, key: String, flags: i32) -> Call<proto::kvs::Found> {
     let request = Lookup {
         key,
         flags,
@@ -25,40 +27,67 @@ fn lookup(handle: &Handle, key: String, flags: i32) -> Call<proto::kvs::Found> {
     handle.call::<KvsLookup>(Dest::Any, &request)
 }
 
-/// The names in a directory; none if there is no such.
-async fn names(handle: &Handle, key: &str) -> Result<Vec<String>, RpcError> {
-    match lookup(handle, key.to_owned(), flags::READDIR).await {
-        Ok(found) => {
-            let found = TreeObj::decode(found.val.get().as_bytes());
-            match found {
-                Ok(TreeObj::Dir(entries)) => Ok(entries.into_keys().collect()),
-                Ok(_) => Ok(Vec::new()),
-                Err(error) => Err(RpcError::new(error.errno(), error.to_string())),
-            }
-        }
+/// What a directory has; nothing if there is no such.
+pub(super) async fn entries(
+    handle: &Handle,
+    key: &str,
+) -> Result<Vec<(String, TreeObj)>, RpcError> {
+    listing(lookup(handle, key.to_owned(), flags::READDIR)).await
+}
+
+async fn listing(call: Call<proto::kvs::Found>) -> Result<Vec<(String, TreeObj)>, RpcError> {
+    match call.await {
+        Ok(found) => match TreeObj::decode(found.val.get().as_bytes()) {
+            Ok(TreeObj::Dir(entries)) => Ok(entries.into_iter().collect()),
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(RpcError::new(error.errno(), error.to_string())),
+        },
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// Every stored job.
-async fn stored_jobs(handle: &Handle) -> Result<Vec<JobId>, RpcError> {
-    let mut level = vec!["job".to_owned()];
-    for _ in 0..4 {
+/// What there is of jobs.
+#[derive(Default)]
+struct Found {
+    /// Slices that the summary tells of.
+    told: Vec<(Slice, u64)>,
+    /// Jobs to read.
+    others: Vec<JobId>,
+}
+
+/// Every stored job, by slice as far as the summary is of what is there.
+async fn stored_jobs(handle: &Handle, mut known: Known) -> Result<Found, RpcError> {
+    let mut found = Found::default();
+    let mut level = Vec::new();
+    for (upper, _) in entries(handle, "job").await? {
+        for (lower, object) in entries(handle, &format!("job.{upper}")).await? {
+            let told = SliceId::from_names(&upper, &lower).and_then(|id| known.remove(&id));
+            match (told, object) {
+                (Some((slice, part)), TreeObj::DirRef(blobref)) if slice.blobref == blobref => {
+                    found.told.push((slice, part));
+                }
+                _ => level.push(format!("job.{upper}.{lower}")),
+            }
+        }
+    }
+    for _ in 0..2 {
         let mut below = Vec::new();
-        for key in &level {
-            below.extend(
-                names(handle, key)
-                    .await?
-                    .into_iter()
-                    .map(|name| format!("{key}.{name}")),
-            );
+        for window in level.chunks(WINDOW) {
+            let calls: Vec<_> = window
+                .iter()
+                .map(|key| lookup(handle, key.clone(), flags::READDIR))
+                .collect();
+            for (key, call) in window.iter().zip(calls) {
+                let names = listing(call).await?.into_iter().map(|(name, _)| name);
+                below.extend(names.map(|name| format!("{key}.{name}")));
+            }
         }
         level = below;
     }
-    let mut ids: Vec<JobId> = level.iter().filter_map(|key| key.parse().ok()).collect();
-    ids.sort_unstable();
-    Ok(ids)
+    found.others = level.iter().filter_map(|key| key.parse().ok()).collect();
+    found.others.sort_unstable();
+    Ok(found)
 }
 
 /// What is stored of a job.
@@ -112,7 +141,17 @@ impl Reading {
 
 /// Reads every job back and lets it go on.
 pub(super) async fn load(state: &mut State) -> Result<(), RpcError> {
-    let ids = stored_jobs(&state.handle).await?;
+    let (history, known) = History::read(state).await?;
+    state.history = history;
+    let Found { told, others: ids } = stored_jobs(&state.handle, known).await?;
+    let mut count = ids.len();
+    for (slice, part) in told {
+        count += slice.records.len();
+        state.history.confirm(slice.id, part);
+        for record in slice.records {
+            state.jobs.restore_record(record);
+        }
+    }
     for window in ids.chunks(WINDOW) {
         let readings: Vec<Reading> = window
             .iter()
@@ -124,6 +163,10 @@ pub(super) async fn load(state: &mut State) -> Result<(), RpcError> {
                 Ok(stored) => restore(&mut state.jobs, stored),
                 Err(error) => Err(error.to_string()),
             };
+            if state.jobs.past(id).is_some() {
+                // Everything that was committed so far is there.
+                state.history.on_change(id, 0);
+            }
             if let Err(text) = restored {
                 state.log(Severity::Err, format!("restart: {}: {text}", id.f58()));
                 lose(state, id).await?;
@@ -132,8 +175,13 @@ pub(super) async fn load(state: &mut State) -> Result<(), RpcError> {
     }
     restore_checkpoint(state).await?;
     let running = state.jobs.sched_hello().count();
-    if !ids.is_empty() {
-        state.log(Severity::Info, format!("restart: {} jobs", ids.len()));
+    if count > 0 {
+        state.log(Severity::Info, format!("restart: {count} jobs"));
+        if count > ids.len() {
+            let told = count - ids.len();
+            let text = format!("restart: {told} of them inactive and as summarised");
+            state.log(Severity::Debug, text);
+        }
         state.log(Severity::Info, format!("restart: {running} running jobs"));
         let max = state.jobs.max_jobid().f58();
         state.log(Severity::Debug, format!("restart: max_jobid={max}"));

@@ -24,7 +24,7 @@ use spec::{Entry, ResourceSet};
 use types::{Errno, JobId, UserId};
 use wire::Message;
 
-use super::{Posted, State, config::Config, now, restart, sched_mode};
+use super::{Handover, Posted, State, config::Config, now, restart, sched_mode};
 
 /// An update that waits for the scheduler.
 pub(super) struct PendingUpdate {
@@ -119,9 +119,14 @@ fn links(routes: Routes<State>) -> Routes<State> {
             state.on_disconnect(&notice);
         })
         .on::<JobManagerJournal>(|state, request, wanted| {
+            let exchange = state.host.exchange();
+            let handover = wanted
+                .handover
+                .then(|| exchange.get::<Handover>())
+                .flatten();
             match state
                 .journal
-                .follow(&state.handle, &state.jobs, &request, &wanted)
+                .follow(&state.handle, &state.jobs, &request, &wanted, handover)
             {
                 Ok(None) => {}
                 Ok(Some((number, filter))) => restart::read_history(state, number, filter),
