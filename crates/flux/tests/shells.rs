@@ -104,7 +104,7 @@ fn a_killed_shell_fails_its_job() {
         flux job wait-event -t 20 $id clean >/dev/null
         flux run echo alive
         "#,
-        "\"status\":35072\nalive\n",
+        "\"status\":9\nalive\n",
     );
 }
 

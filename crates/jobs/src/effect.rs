@@ -37,6 +37,8 @@ pub enum Reply {
     Submitted(Vec<(JobId, String)>),
     /// To a drain.
     Drained,
+    /// To a purge: how many jobs are forgotten.
+    Purged(usize),
     /// To an idle: jobs that are pending.
     Idle(usize),
     /// To a wait: job, and the text of its failure, empty for success.

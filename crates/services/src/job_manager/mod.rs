@@ -27,7 +27,7 @@ use jobs::{Effect, Effects, Jobs, Reply, SchedMode, Token};
 use module::{Builtin, Context, Failure, Host, Input, Severity};
 use proto::job_exec::{Expiration, JobExecExpiration, JobExecStart, Start, StartReply};
 use proto::job_manager::{
-    Idle, JOB_EXCEPTION, JobException, ShellKill, SubmitErrors, Waited, shell_kill_topic,
+    Counts, Idle, JOB_EXCEPTION, JobException, ShellKill, SubmitErrors, Waited, shell_kill_topic,
 };
 use proto::kvs::{KvsWatchLookup, Lookup, Op, PRIMARY, commit_flags, flags};
 use proto::overlay::HEARTBEAT_PULSE;
@@ -368,15 +368,16 @@ impl State {
 
     fn on_committed(&mut self) {
         let done = self.batch.done();
-        for (message, reply) in done.replies {
-            respond(&self.handle, &message, reply);
-        }
         if !done.forgotten.is_empty() {
             let event = proto::job_manager::JobPurge {
                 jobs: done.forgotten,
             };
             let topic = proto::job_manager::JOB_PURGE_INACTIVE;
             self.handle.publish(topic, Flags::NONE, &event);
+        }
+        // Last, so that who is told can see what was done.
+        for (message, reply) in done.replies {
+            respond(&self.handle, &message, reply);
         }
         if !done.durable.is_empty() {
             self.with_jobs(|jobs, now, out| jobs.on_durable(now, &done.durable, out));
@@ -623,6 +624,7 @@ fn decode<P: proto::Payload>(message: &Message) -> Result<P, RpcError> {
 fn respond(handle: &Handle, message: &Message, reply: Reply) {
     match reply {
         Reply::Submitted(errors) => handle.respond(message, &SubmitErrors { errors }),
+        Reply::Purged(count) => handle.respond(message, &counts(count)),
         Reply::Drained => handle.respond(message, &Empty {}),
         Reply::Idle(pending) => {
             let pending = i64::try_from(pending).unwrap_or(i64::MAX);
@@ -636,6 +638,13 @@ fn respond(handle: &Handle, message: &Message, reply: Reply) {
             };
             handle.respond(message, &waited);
         }
+    }
+}
+
+fn counts(count: usize) -> Counts {
+    Counts {
+        count: i64::try_from(count).unwrap_or(i64::MAX),
+        errors: 0,
     }
 }
 

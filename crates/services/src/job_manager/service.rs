@@ -1,12 +1,12 @@
 //! The methods of `job-manager`.
 
-use jobs::{Job, NewJob, Refusal, Selection};
+use jobs::{Job, NewJob, Refusal, Reply, Selection};
 use module::Severity;
 use proto::config::ModuleConfigReload;
 use proto::job_exec::Expiration;
 use proto::job_manager as jm;
 use proto::job_manager::{
-    AllocQuery, Counts, GetAttr, HelloJob, History, Info, JobManagerAllocQuery, JobManagerDrain,
+    AllocQuery, GetAttr, HelloJob, History, Info, JobManagerAllocQuery, JobManagerDrain,
     JobManagerExecHello, JobManagerGetattr, JobManagerGetinfo, JobManagerHistoryGet,
     JobManagerHousekeepingKill, JobManagerIdle, JobManagerJobtap, JobManagerJobtapQuery,
     JobManagerJournal, JobManagerJournalCancel, JobManagerKill, JobManagerKillAll, JobManagerList,
@@ -24,7 +24,7 @@ use spec::{Entry, ResourceSet};
 use types::{Errno, JobId, UserId};
 use wire::Message;
 
-use super::{Handover, Posted, State, config::Config, now, restart, sched_mode};
+use super::{Handover, Posted, State, config::Config, counts, now, restart, sched_mode};
 
 /// An update that waits for the scheduler.
 pub(super) struct PendingUpdate {
@@ -49,10 +49,12 @@ fn user(userid: i64) -> Option<UserId> {
     u32::try_from(userid).ok().map(UserId)
 }
 
-fn counts(count: usize) -> Counts {
-    Counts {
-        count: i64::try_from(count).unwrap_or(i64::MAX),
-        errors: 0,
+/// Answers a purge: once the jobs are gone from the store, if it was meant.
+fn purged(state: &mut State, message: &Message, count: usize, force: bool) {
+    let reply = Reply::Purged(count);
+    match force && count > 0 {
+        true => state.batch.replies.push((message.clone(), reply)),
+        false => super::respond(&state.handle, message, reply),
     }
 }
 
@@ -392,11 +394,14 @@ fn administration(routes: Routes<State>) -> Routes<State> {
             };
             let count = state
                 .with_jobs(|jobs, now, out| jobs.purge(now, age, number, batch, wish.force, out));
-            request.reply(&counts(count));
+            purged(state, request.message(), count, wish.force);
         })
         .on::<JobManagerPurgeId>(|state, request, wish| {
             let result = state.with_jobs(|jobs, _, out| jobs.purge_id(wish.id, wish.force, out));
-            answer(&request, result.map(|()| counts(1)));
+            match result {
+                Ok(()) => purged(state, request.message(), 1, wish.force),
+                Err(refusal) => request.fail(refused(refusal)),
+            }
         })
         .on::<JobManagerHousekeepingKill>(|_, request, _| request.reply(&Empty {}))
         .on::<JobManagerSetBatchTimeout>(|_, request, _| request.reply(&Empty {}))

@@ -370,6 +370,15 @@ impl Walk<'_> {
             match object {
                 TreeObj::ValRef(refs) if self.known.is_some() => self.value(key, refs),
                 TreeObj::ValRef(refs) => todo.push_back(Todo::Value(key, refs, 0)),
+                // Told in the order of the keys, as that of a value is.
+                TreeObj::DirRef(blobref)
+                    if self
+                        .known
+                        .as_ref()
+                        .is_some_and(|known| !known.has(&blobref)) =>
+                {
+                    self.bad_dir(key, Errno::ENOENT);
+                }
                 TreeObj::DirRef(blobref) => todo.push_back(Todo::Dir(key, blobref)),
                 TreeObj::Dir(entries) => self.directory(&key, entries, todo),
                 TreeObj::Val(_) | TreeObj::Symlink { .. } => {}
