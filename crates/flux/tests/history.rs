@@ -1,4 +1,5 @@
-//! Restarts with and without the summary of inactive jobs: nobody may see a difference.
+//! Restarts: with and without the summary of inactive jobs, where nobody may see a difference, and
+//! with jobs that run.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -40,6 +41,7 @@ impl Statedir {
             .args(["sh", "-c", text])
             .env_remove("FLUX_URI")
             .env("FLUX_MODPROBE_DISABLE", disable)
+            .env("FLUX_DISABLE_JOB_CLEANUP", "t")
             .stdin(Stdio::null())
             .output()
             .expect("the program was built")
@@ -157,4 +159,27 @@ fn a_summary_is_believed_only_of_what_is_there() {
     compare(&dir);
     let text = "flux dmesg | grep -o 'job-history.77: not understood'";
     assert_eq!(dir.run(text), "job-history.77: not understood\n");
+}
+
+#[test]
+fn jobs_that_run_are_found_again() {
+    let dir = Statedir::new("reattach");
+    let id = dir.run(
+        "id=$(flux submit --flags=debug --setattr=exec.test.run_duration=100s true)
+        flux job wait-event -q $id start
+        flux kvs put -N $(flux job namespace $id) canary=alive
+        echo $id",
+    );
+    let id = id.trim();
+    let text = format!(
+        "flux job wait-event -q {id} debug.exec-reattach-finish
+        flux kvs get -N $(flux job namespace {id}) canary
+        flux jobs -no '{{status}}'
+        flux cancel {id}; flux job wait-event -q {id} clean
+        flux kvs get $(flux job id --to=kvs {id}).guest.canary
+        flux job eventlog -p exec {id} | cut -d' ' -f2"
+    );
+    let events = ["init", "starting", "recoverable", "reattach", "re-starting"].join("\n");
+    let expect = format!("alive\nRUN\nalive\n{events}\ncomplete\ndone\n");
+    assert_eq!(dir.run(&text), expect);
 }

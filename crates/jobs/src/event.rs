@@ -124,6 +124,11 @@ pub fn action_finish(now: f64, name: &str, description: &str, status: i32) -> En
     entry(now, name, context)
 }
 
+/// What only who looks for faults wants to know; `context` is an object, or null for none.
+pub fn debug(now: f64, name: &str, context: Value) -> Entry {
+    entry(now, &format!("debug.{name}"), context)
+}
+
 /// The ranks of an idset, as events name them.
 pub fn ranks_text(ranks: &IdSet) -> String {
     ranks.to_list()

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use types::{Errno, JobId, UserId};
 
 use crate::alloc::{Alloc, SchedMode};
@@ -177,7 +177,7 @@ impl Jobs {
             .map(|job| job.id)
             .collect();
         for id in waiting {
-            self.start(id, out);
+            self.start(now, id, out);
         }
         self.settle(now, out);
         Ok(())
@@ -197,7 +197,9 @@ impl Jobs {
                 continue;
             };
             job.start = Start::Waiting;
-            if job.fold.state == State::Cleanup {
+            let state = job.fold.state;
+            self.debug(now, id, "start-lost", json!({"note": "disconnect"}));
+            if state == State::Cleanup {
                 self.clean_up(now, id, out);
             }
         }
@@ -214,6 +216,14 @@ impl Jobs {
     pub fn on_start(&mut self, now: f64, id: JobId, out: &mut Effects) {
         if self.of_exec(id).is_some() {
             self.post(id, event::plain(now, "start"));
+            self.settle(now, out);
+        }
+    }
+
+    /// The exec service has found a job that ran before it began.
+    pub fn on_reattached(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        if self.of_exec(id).is_some() {
+            self.debug(now, id, "exec-reattach-finish", Value::Null);
             self.settle(now, out);
         }
     }

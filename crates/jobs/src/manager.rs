@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spec::Entry;
 use types::{Errno, JobId, UserId};
 
@@ -245,6 +245,13 @@ impl Jobs {
         self.post_with(id, entry, true, Attachment::None);
     }
 
+    /// Posts `debug.NAME` for those who submitted the job with that flag.
+    pub(crate) fn debug(&mut self, now: f64, id: JobId, name: &str, context: Value) {
+        if self.active.get(&id).is_some_and(|job| job.fold.debug) {
+            self.post(id, event::debug(now, name, context));
+        }
+    }
+
     pub(crate) fn post_with(
         &mut self,
         id: JobId,
@@ -278,10 +285,15 @@ impl Jobs {
 
     /// Works off posted events, then gives the scheduler what it takes.
     pub(crate) fn settle(&mut self, now: f64, out: &mut Effects) {
-        while let Some(post) = self.posts.pop_front() {
-            self.process(now, post, out);
+        loop {
+            while let Some(post) = self.posts.pop_front() {
+                self.process(now, post, out);
+            }
+            self.pump(now, out);
+            if self.posts.is_empty() {
+                break;
+            }
         }
-        self.pump(now, out);
         if self.active.is_empty() {
             for token in self.drains.drain(..) {
                 out.push(Effect::Reply(token, Reply::Drained));
@@ -371,7 +383,7 @@ impl Jobs {
                 self.prioritize(now, id);
             }
             "priority" => self.on_priority(id, before, out),
-            "alloc" | "prolog-finish" if state == State::Run => self.start(id, out),
+            "alloc" | "prolog-finish" if state == State::Run => self.start(now, id, out),
             "start" => self.progress(now, id),
             "resource-update" if state == State::Run => {
                 let expiration = job.expiration();
@@ -475,7 +487,7 @@ impl Jobs {
     }
 
     /// Hands requests to the scheduler while it takes more.
-    fn pump(&mut self, _now: f64, out: &mut Effects) {
+    fn pump(&mut self, now: f64, out: &mut Effects) {
         while let Some(id) = self.alloc.next() {
             let Some(job) = self.active.get_mut(&id) else {
                 continue;
@@ -488,6 +500,7 @@ impl Jobs {
                 t_submit: job.fold.t_submit(),
                 jobspec: job.jobspec.clone(),
             });
+            self.debug(now, id, "alloc-request", Value::Null);
         }
         if let Some(id) = self.alloc.to_withdraw() {
             let priority = self.active.get(&id).and_then(|job| job.fold.priority);
@@ -495,7 +508,7 @@ impl Jobs {
         }
     }
 
-    pub(crate) fn start(&mut self, id: JobId, out: &mut Effects) {
+    pub(crate) fn start(&mut self, now: f64, id: JobId, out: &mut Effects) {
         let Some(job) = self.active.get_mut(&id) else {
             return;
         };
@@ -511,13 +524,18 @@ impl Jobs {
             return;
         };
         job.start = Start::Sent;
+        let reattach = job.fold.started;
         out.push(Effect::Start {
             id,
             userid: job.fold.userid,
             jobspec: job.jobspec.clone(),
             resources,
-            reattach: job.fold.started,
+            reattach,
         });
+        if reattach {
+            self.debug(now, id, "exec-reattach-start", json!({"id": id.0}));
+        }
+        self.debug(now, id, "start-request", Value::Null);
     }
 
     pub(crate) fn clean_up(&mut self, now: f64, id: JobId, out: &mut Effects) {

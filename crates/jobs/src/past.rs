@@ -183,7 +183,7 @@ impl Jobs {
                 }
                 State::Priority => self.prioritize(now, id),
                 State::Sched => self.post(id, event::plain(now, "flux-restart")),
-                State::Run => self.start(id, out),
+                State::Run => self.start(now, id, out),
                 State::Cleanup => self.clean_up(now, id, out),
                 State::Inactive => {}
             }

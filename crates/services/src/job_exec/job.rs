@@ -6,19 +6,13 @@ use std::time::Duration;
 use jobs::event;
 use module::Severity;
 use nix::sys::signal::Signal;
-use proto::Raw;
-use proto::content::ContentStore;
 use proto::job_exec::{Start, StartReply};
 use proto::job_manager::{JobManagerKill, Kill};
-use proto::kvs::{
-    Commit, Committed, KvsCommit, KvsGetroot, KvsNamespaceCreate, KvsNamespaceRemove, Namespace,
-    NamespaceCreate, PRIMARY,
-};
 use proto::resource::{Drain, ResourceDrain};
 use proto::rexec::Command;
-use rpc::{Call, Dest, Handle, RpcError};
+use rpc::{Dest, Handle, RpcError};
 use serde_json::{Map, Value, json};
-use spec::{BlobRef, Entry, HashKind, ResourceSet, TreeObj};
+use spec::{Entry, ResourceSet};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use types::{Errno, IdSet, JobId, Rank};
@@ -28,7 +22,7 @@ use super::barrier::Barrier;
 use super::config::signal_name;
 use super::shells::{self, Shell, ShellEvent};
 use super::writer::Writer;
-use super::{Control, Shared};
+use super::{Control, Shared, guest};
 use crate::job_manager::now;
 use crate::store;
 
@@ -48,11 +42,6 @@ const BULK_OPTIONS: &[&str] = &[
     "sdexec-test-expected-cpus",
     "service",
 ];
-
-/// The name of a job's guest namespace.
-pub(super) fn namespace(id: JobId) -> String {
-    format!("job-{}", id.0)
-}
 
 /// Answers to a start request (RFC 32).
 pub(super) struct Answers<'a> {
@@ -77,6 +66,10 @@ impl<'a> Answers<'a> {
             data,
         };
         self.handle.respond(self.message, &reply);
+    }
+
+    pub(super) fn reattached(&self) {
+        self.answer("reattached", Value::Null);
     }
 
     pub(super) fn start(&self) {
@@ -169,22 +162,17 @@ async fn try_run(
         answers.release();
         return Ok(());
     }
-    let name = namespace(id);
+    let name = guest::namespace(id);
     // The symlink goes out before the shell can write anything, and the KVS keeps the order;
     // nobody has to wait for it here. It goes first of all to share a commit with the job
     // manager's event.
-    let link = TreeObj::Symlink {
-        namespace: Some(name.clone()),
-        target: ".".into(),
-    };
-    let op = store::object(format!("{}.guest", id.kvs_path()), &link);
-    let linked = shared.primary.write(vec![op]);
+    let linked = guest::link(shared, id);
     let key = format!("{}.J", id.kvs_path());
     let signed = store::get(&shared.handle, &key);
     let time = now();
     let first = [event::plain(time, "init"), event::plain(time, "starting")];
     let first = spec::eventlog::encode(&first);
-    let (created, signed) = tokio::join!(create_namespace(shared, start, &first), signed);
+    let (created, signed) = tokio::join!(guest::create(shared, start, &first), signed);
     created?;
     let guest = Writer::new(shared.handle.clone(), &name);
     let mut job = Job {
@@ -256,106 +244,16 @@ async fn try_run(
     answers.finish(status);
     job.guest.settled().await?;
     linked.await.unwrap_or(Ok(()))?;
-    let grafted = graft(shared, id, &name, &spec::eventlog::encode(&job.last)).await?;
+    let grafted = guest::graft(shared, id, &spec::eventlog::encode(&job.last)).await?;
     // The commit is on its way, and the KVS keeps their order: who sees the job's next event sees
     // what the guest left.
     answers.release();
-    let removed = remove_namespace(shared, &name, grafted).await;
+    let removed = guest::remove(shared, id, grafted).await;
     if let Err(error) = removed {
         let text = format!("{}: failed to keep the guest directory: {error}", id.f58());
         shared.log(Severity::Err, text);
     }
     Ok(())
-}
-
-/// Makes the guest namespace, with the exec eventlog begun: a root of its own costs less than a
-/// commit.
-async fn create_namespace(shared: &Shared, start: &Start, log: &str) -> Result<(), RpcError> {
-    let hash = shared
-        .host
-        .attr("content.hash")
-        .and_then(|name| HashKind::from_name(&name))
-        .unwrap_or(HashKind::Sha1);
-    let store = |directory: TreeObj| {
-        let blob = directory.encode().into_bytes();
-        let blobref = BlobRef::hash(hash, &blob);
-        let call = shared
-            .handle
-            .call::<ContentStore>(Dest::Any, &Raw(blob.into()));
-        (blobref, call)
-    };
-    let directory = |name: &str, object| TreeObj::Dir([(name.to_owned(), object)].into());
-    let log = TreeObj::Val(log.as_bytes().to_vec());
-    let (exec, exec_stored) = store(directory("eventlog", log));
-    let (root, root_stored) = store(directory("exec", TreeObj::DirRef(exec)));
-    let request = NamespaceCreate {
-        namespace: namespace(start.id),
-        rootref: root.to_string(),
-        owner: i64::from(start.userid.0),
-        flags: 0,
-    };
-    let created = shared
-        .handle
-        .call::<KvsNamespaceCreate>(Dest::Rank(Rank::LEADER), &request);
-    let (exec, root, created) = tokio::join!(exec_stored, root_stored, created);
-    let failed = |error: RpcError| {
-        let text = format!("failed to create guest namespace: {error}");
-        RpcError::new(error.errno, text)
-    };
-    exec.map_err(failed)?;
-    root.map_err(failed)?;
-    match created {
-        Err(error) if error.errno != Errno::EEXIST => Err(failed(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Leaves what is in the namespace in the job's directory, with the end of the exec eventlog. Who
-/// follows the eventlog goes on there once the namespace has gone.
-async fn graft(
-    shared: &Shared,
-    id: JobId,
-    name: &str,
-    log: &str,
-) -> Result<Call<Committed>, RpcError> {
-    let request = Namespace {
-        namespace: name.to_owned(),
-    };
-    let root = shared
-        .handle
-        .call::<KvsGetroot>(Dest::Rank(Rank::LEADER), &request)
-        .await?;
-    let root: BlobRef = root
-        .rootref
-        .parse()
-        .map_err(|_| RpcError::new(Errno::EPROTO, "guest namespace root is no blobref"))?;
-    let key = format!("{}.guest", id.kvs_path());
-    let ops = vec![
-        store::object(key.clone(), &TreeObj::DirRef(root)),
-        store::append(format!("{key}.exec.eventlog"), log.as_bytes()),
-    ];
-    let commit = Commit {
-        ops,
-        namespace: PRIMARY.into(),
-        flags: 0,
-    };
-    Ok(shared.handle.call::<KvsCommit>(Dest::Any, &commit))
-}
-
-/// Removes the namespace once its contents are elsewhere.
-async fn remove_namespace(
-    shared: &Shared,
-    name: &str,
-    grafted: Call<Committed>,
-) -> Result<(), RpcError> {
-    grafted.await?;
-    let request = Namespace {
-        namespace: name.to_owned(),
-    };
-    let removed = shared
-        .handle
-        .call::<KvsNamespaceRemove>(Dest::Rank(Rank::LEADER), &request);
-    removed.await.map(drop)
 }
 
 /// A key of the `bulkexec` attribute that means nothing.
@@ -397,7 +295,10 @@ impl Job<'_> {
         for (name, value) in std::env::vars() {
             env.insert(name, value.into());
         }
-        env.insert("FLUX_KVS_NAMESPACE".into(), namespace(self.id).into());
+        env.insert(
+            "FLUX_KVS_NAMESPACE".into(),
+            guest::namespace(self.id).into(),
+        );
         let resources = Value::Object(start.resources.clone()).to_string();
         if let Some(signed) = signed.filter(|j| j.len() + resources.len() < HANDOVER_BYTES_MAX) {
             env.insert(proto::shell::J.into(), signed.into());

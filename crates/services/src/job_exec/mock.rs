@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use jobs::event;
 use proto::job_exec::Start;
-use proto::kvs::{Commit, KvsCommit, PRIMARY};
-use rpc::Dest;
+use proto::kvs::{Commit, Committed, KvsCommit, PRIMARY};
+use rpc::{Call, Dest, RpcError};
 use serde_json::{Value, json};
 use spec::Entry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use types::fsd;
+use types::{JobId, fsd};
 use wire::Message;
 
 use super::job::{Answers, fatal_status};
-use super::{Control, Shared};
+use super::{Control, Shared, guest};
 use crate::job_manager::now;
 use crate::store;
 
@@ -34,16 +34,6 @@ pub(super) async fn run(
     mut controls: mpsc::UnboundedReceiver<Control>,
 ) {
     let answers = Answers::new(&shared.handle, message, start.id);
-    let key = format!("{}.guest.exec.eventlog", start.id.kvs_path());
-    let log = |entries: &[Entry]| {
-        let text = spec::eventlog::encode(entries);
-        let commit = Commit {
-            ops: vec![store::append(key.clone(), text.as_bytes())],
-            namespace: PRIMARY.into(),
-            flags: 0,
-        };
-        shared.handle.call::<KvsCommit>(Dest::Any, &commit)
-    };
     let text = |key: &str| test.get(key).and_then(Value::as_str);
     let guest = start.userid != shared.owner && !shared.config.borrow().allow_guests;
     let refusal = match text("mock_exception") {
@@ -59,29 +49,46 @@ pub(super) async fn run(
     }
     let run_time = run_time.unwrap_or_default();
     let time = now();
-    let begin = ["init", "starting", "recoverable"].map(|name| event::plain(time, name));
-    let mut entries = begin.to_vec();
-    let overrides = test
-        .get("override")
-        .and_then(Value::as_i64)
-        .is_some_and(|on| on != 0);
+    let begin: &[&str] = match start.reattach {
+        false => &["init", "starting", "recoverable"],
+        true => &["reattach", "re-starting"],
+    };
+    let mut entries: Vec<Entry> = begin.iter().map(|name| event::plain(time, name)).collect();
+    let finished = start.reattach && is_on(test, "reattach_finish");
+    let overrides = is_on(test, "override");
     let mut status = test.get("wait_status").and_then(Value::as_i64).unwrap_or(0) as i32;
     let mut end = None;
     let mut failed = None;
-    if !overrides {
-        answers.start();
+    if start.reattach {
+        end = left(run_time, start).map(|time| Instant::now() + time);
+    } else if !overrides {
         end = run_time.map(|time| Instant::now() + time);
     }
-    if text("mock_exception") == Some("run") {
+    let failing = text("mock_exception") == Some("run");
+    if finished || failing {
+        end = Some(Instant::now());
+    }
+    // Nobody could use the namespace of a job that is over at once.
+    let lasts = end.is_none_or(|end| end > Instant::now() + AT_ONCE);
+    if lasts {
+        match begin_guest(shared, start, &entries).await {
+            Ok(()) => entries.clear(),
+            Err(error) => {
+                answers.exception("exec", 0, &format!("job-exec: {error}"));
+                answers.finish(1 << 8);
+                return answers.release();
+            }
+        }
+    }
+    if start.reattach {
+        answers.reattached();
+    } else if !overrides {
+        answers.start();
+    }
+    if failing {
         answers.exception("exec", 0, "mock run exception generated");
         failed = Some(None);
         status = shared.config.borrow().term_signal;
-        end = Some(Instant::now());
-    }
-    if end.is_none_or(|end| end > Instant::now() + AT_ONCE) {
-        // Readers follow along; nothing here depends on it being stored already.
-        drop(log(&entries));
-        entries.clear();
     }
     loop {
         let until = end.unwrap_or_else(|| Instant::now() + FOREVER);
@@ -115,15 +122,68 @@ pub(super) async fn run(
         _ => Entry::new(time, "complete"),
     };
     entries.extend([complete, event::plain(time, "done")]);
-    let written = log(&entries);
     answers.finish(status);
+    let log = spec::eventlog::encode(&entries);
+    let written = match lasts {
+        true => guest::graft(shared, start.id, &log).await,
+        false => Ok(append(shared, start.id, &log)),
+    };
     // The commit is on its way, and the KVS keeps their order: who sees the job's next event sees
     // these.
     answers.release();
-    if let Err(error) = written.await {
+    let result = async {
+        match lasts {
+            true => guest::remove(shared, start.id, written?).await,
+            false => written?.await.map(drop),
+        }
+    };
+    if let Err(error) = result.await {
         let text = format!("{}: exec eventlog: {error}", start.id.f58());
         shared.log(module::Severity::Err, text);
     }
+}
+
+/// Makes or finds the guest namespace, with these events in it.
+async fn begin_guest(shared: &Shared, start: &Start, entries: &[Entry]) -> Result<(), RpcError> {
+    let log = spec::eventlog::encode(entries);
+    if !start.reattach {
+        drop(guest::link(shared, start.id));
+        return guest::create(shared, start, &log).await;
+    }
+    append(shared, start.id, &log).await?;
+    guest::restore(shared, start).await?;
+    drop(guest::link(shared, start.id));
+    Ok(())
+}
+
+/// Adds to the exec eventlog in the job's directory.
+fn append(shared: &Shared, id: JobId, log: &str) -> Call<Committed> {
+    let key = format!("{}.guest.exec.eventlog", id.kvs_path());
+    let commit = Commit {
+        ops: vec![store::append(key, log.as_bytes())],
+        namespace: PRIMARY.into(),
+        flags: 0,
+    };
+    shared.handle.call::<KvsCommit>(Dest::Any, &commit)
+}
+
+/// Whether an option that is 0 or 1 is 1.
+fn is_on(test: &Value, key: &str) -> bool {
+    test.get(key)
+        .and_then(Value::as_i64)
+        .is_some_and(|on| on != 0)
+}
+
+/// What is left of the time of a job that was there before this broker: it began when it got its
+/// resources.
+fn left(run_time: Option<Duration>, start: &Start) -> Option<Duration> {
+    let began = start
+        .resources
+        .get("execution")
+        .and_then(|execution| execution.get("starttime")?.as_f64())
+        .unwrap_or_else(now);
+    let past = Duration::try_from_secs_f64(now() - began).unwrap_or_default();
+    run_time.map(|time| time.saturating_sub(past))
 }
 
 /// How long a mock job runs; `None` for ever. Errors: what is wrong with the option.

@@ -12,6 +12,7 @@
 
 mod barrier;
 mod config;
+mod guest;
 mod job;
 mod mock;
 mod shells;
@@ -122,6 +123,11 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             Input::Event(event) => on_event(&shared, &event),
         }
     }
+    let jobs: Vec<JobId> = shared.jobs.borrow().keys().copied().collect();
+    if let Err(error) = guest::leave(&shared, &jobs).await {
+        let text = format!("failed to keep what the guests of jobs wrote: {error}");
+        shared.log(module::Severity::Err, text);
+    }
     Ok(())
 }
 
@@ -207,7 +213,7 @@ fn routes() -> Routes<State> {
                 .iter()
                 .map(|(id, job)| {
                     let about =
-                        json!({"implementation": job.implementation, "ns": job::namespace(*id)});
+                        json!({"implementation": job.implementation, "ns": guest::namespace(*id)});
                     (id.f58(), about)
                 })
                 .collect();

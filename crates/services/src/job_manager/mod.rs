@@ -475,7 +475,7 @@ impl State {
         let number = |key: &str| data.get(key).and_then(Value::as_i64).unwrap_or_default() as i32;
         match reply.kind.as_str() {
             "start" => self.with_jobs(|jobs, now, out| jobs.on_start(now, id, out)),
-            "reattached" => {}
+            "reattached" => self.with_jobs(|jobs, now, out| jobs.on_reattached(now, id, out)),
             "release" => {
                 let last = data.get("final").and_then(Value::as_bool).unwrap_or(false);
                 self.with_jobs(|jobs, now, out| jobs.on_release(now, id, text("ranks"), last, out));
