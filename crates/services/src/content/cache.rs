@@ -27,9 +27,9 @@ impl Bounds {
     /// loaded is often wanted by every rank, each somewhere else in the same files: the slower ones
     /// find here what the faster ones had read and checked, and catch up.
     pub(super) const LEADER: Bounds = Bounds {
-        stored: 4 << 20,
+        stored: 2 << 20,
         loaded: 32 << 20,
-        idle: 4 << 20,
+        idle: 2 << 20,
     };
 
     /// Elsewhere, where getting a blob again takes the way up the tree.
