@@ -4,6 +4,7 @@
 //! - [`Jobs`]: what happens next to each job (RFC 21), with the links to the scheduler (RFC 27)
 //!   and the exec service (RFC 32).
 //! - [`Record`] and [`history`]: inactive jobs in memory and in store.
+//! - [`policy`] and [`RequireInstance`]: what sites demand of jobs and fill in.
 //! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
 //!
 //! Nothing here knows a clock, a socket or a task: callers hand in times and carry out
@@ -26,6 +27,7 @@ mod manager;
 mod past;
 mod record;
 mod requests;
+mod require_instance;
 mod submit;
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ pub use manager::{Job, Jobs};
 pub use past::Past;
 pub use record::Record;
 pub use requests::{Selection, wait_result};
+pub use require_instance::RequireInstance;
 pub use submit::NewJob;
 
 /// A JSON object.

@@ -172,28 +172,27 @@ impl Policy {
     /// Fills a jobspec in with defaults and the constraints of its queue.
     /// Errors are texts for people.
     pub fn frobnicate(&self, jobspec: &mut Value) -> Result<(), String> {
-        let Some(system) = system_of(jobspec) else {
-            return Err("attributes.system is not a mapping".to_owned());
-        };
-        let mut queue = system
-            .get("queue")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        self.fill_defaults(jobspec)?;
+        self.constrain(jobspec)
+    }
+
+    /// Gives a jobspec the default queue and duration. Errors are texts for people.
+    pub fn fill_defaults(&self, jobspec: &mut Value) -> Result<(), String> {
+        let system = system_of(jobspec)?;
+        let mut queue = queue_of(system).map(str::to_owned);
         if queue.is_none()
             && let Some(default) = &self.default_queue
         {
             system.insert("queue".into(), default.clone().into());
             queue = Some(default.clone());
         }
-        let config = match &queue {
-            Some(name) => Some(
-                self.queues
-                    .get(name)
-                    .ok_or_else(|| format!("Invalid queue '{name}' specified"))?,
-            ),
+        match &queue {
+            Some(name) if !self.queues.contains_key(name) => {
+                return Err(format!("Invalid queue '{name}' specified"));
+            }
             None if !self.queues.is_empty() => return Err("no queue specified".to_owned()),
-            None => None,
-        };
+            _ => {}
+        }
         let duration = system
             .get("duration")
             .and_then(Value::as_f64)
@@ -205,6 +204,13 @@ impl Policy {
         {
             system.insert("duration".into(), default.into());
         }
+        Ok(())
+    }
+
+    /// Adds what a jobspec's queue requires to its constraints. Errors are texts for people.
+    pub fn constrain(&self, jobspec: &mut Value) -> Result<(), String> {
+        let system = system_of(jobspec)?;
+        let config = queue_of(system).and_then(|name| self.queues.get(name));
         let own = config
             .map(|config| &config.requires)
             .filter(|own| !own.is_empty());
@@ -218,6 +224,10 @@ impl Policy {
     }
 }
 
+fn queue_of(system: &Object) -> Option<&str> {
+    system.get("queue").and_then(Value::as_str)
+}
+
 fn for_queue(text: String, queue: Option<&str>) -> String {
     match queue {
         Some(queue) => format!("{text} for queue {queue}"),
@@ -225,7 +235,11 @@ fn for_queue(text: String, queue: Option<&str>) -> String {
     }
 }
 
-fn system_of(jobspec: &mut Value) -> Option<&mut Object> {
+fn system_of(jobspec: &mut Value) -> Result<&mut Object, String> {
+    system_table(jobspec).ok_or_else(|| "attributes.system is not a mapping".to_owned())
+}
+
+fn system_table(jobspec: &mut Value) -> Option<&mut Object> {
     let attributes = jobspec
         .as_object_mut()?
         .entry("attributes")

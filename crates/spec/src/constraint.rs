@@ -1,6 +1,6 @@
 //! Constraints on execution targets (RFC 31).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 use types::{Errno, Hostlist, IdSet};
@@ -97,6 +97,22 @@ impl Constraint {
     ) -> Result<Constraint, ConstraintError> {
         let tests = names.into_iter().map(property_test);
         tests.collect::<Result<_, _>>().map(Constraint::Properties)
+    }
+
+    /// The hosts it names for which `known` is false, in order.
+    pub fn unknown_hosts(&self, known: &impl Fn(&str) -> bool) -> BTreeSet<&str> {
+        match self {
+            Constraint::Hosts(hosts) => hosts
+                .iter()
+                .map(String::as_str)
+                .filter(|host| !known(host))
+                .collect(),
+            Constraint::And(parts) | Constraint::Or(parts) | Constraint::Not(parts) => parts
+                .iter()
+                .flat_map(|part| part.unknown_hosts(known))
+                .collect(),
+            Constraint::Properties(_) | Constraint::Ranks(_) => BTreeSet::new(),
+        }
     }
 
     /// Whether the condition holds for a target.
@@ -279,6 +295,19 @@ mod tests {
                 .collect();
             assert_eq!(matching.to_string(), expect, "{constraint}");
         }
+    }
+
+    #[test]
+    fn unknown_hosts_are_found_at_any_depth() {
+        let constraint = json!({"and": [
+            {"hostlist": ["host[0-1]", "z"]},
+            {"not": [{"hostlist": ["y"]}]},
+            {"properties": ["x"]},
+        ]});
+        let decoded = Constraint::from_value(&constraint).unwrap();
+        let known = |name: &str| HOSTS.iter().any(|host| host.1 == name);
+        let unknown: Vec<&str> = decoded.unknown_hosts(&known).into_iter().collect();
+        assert_eq!(unknown, ["y", "z"]);
     }
 
     #[test]

@@ -11,7 +11,9 @@ pub(crate) mod exec;
 pub(crate) mod heaptrace;
 pub(crate) mod hostlist;
 pub(crate) mod housekeeping;
+mod ingest;
 pub(crate) mod job;
+mod job_exec_override;
 pub(crate) mod jobs;
 pub(crate) mod keygen;
 pub(crate) mod kvs;
@@ -133,6 +135,21 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("pkill", "Cancel jobs by name", pgrep::pkill),
     ("cancel", "Cancel jobs", cancel::run),
     ("job", "Follow, signal and look into jobs", job::run),
+    (
+        "job-exec-override",
+        "Start and finish mock jobs by hand",
+        job_exec_override::run,
+    ),
+    (
+        "job-frobnicator",
+        "Fill in jobspecs as on submission",
+        ingest::frobnicator,
+    ),
+    (
+        "job-validator",
+        "Check jobspecs as on submission",
+        ingest::validator,
+    ),
     ("uptime", "Show how long the instance runs", uptime::run),
     ("jobs", "List jobs", jobs::run),
     ("kvs", "Use the key-value store", kvs::run),

@@ -102,7 +102,13 @@ pub(super) async fn run(
                     }
                     break;
                 }
-                Some(Control::Override { start: true, .. }) => answers.start(),
+                Some(Control::Override { start: true, .. }) => {
+                    answers.start();
+                    // Without a time of its own it is also ended by hand.
+                    end = run_time
+                        .filter(|time| !time.is_zero())
+                        .map(|time| Instant::now() + time);
+                }
                 Some(Control::Override { start: false, status: given }) => {
                     status = given;
                     break;
@@ -198,6 +204,10 @@ fn run_time(test: &Value, start: &Start) -> Result<Option<Duration>, &'static st
         let system = start.jobspec.get("attributes")?.get("system")?;
         system.get("duration")?.as_f64()
     };
-    let seconds = own.or_else(limit).filter(|seconds| *seconds > 0.0);
-    Ok(Duration::try_from_secs_f64(seconds.unwrap_or(0.0)).ok())
+    match own.or_else(limit) {
+        Some(seconds) if seconds > 0.0 => Ok(Duration::try_from_secs_f64(seconds).ok()),
+        // Whoever asks for no time at all wants to end it.
+        _ if own.is_some() => Ok(None),
+        _ => Ok(Some(Duration::ZERO)),
+    }
 }

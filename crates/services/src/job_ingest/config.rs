@@ -1,43 +1,8 @@
 //! The `[ingest]` table.
 
+use jobs::RequireInstance;
 use jobs::policy::Policy;
 use serde_json::{Map, Value};
-use spec::Jobspec;
-
-/// From which size on jobs must be instances.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct RequireInstance {
-    minnodes: Option<u64>,
-    mincores: Option<u64>,
-}
-
-impl RequireInstance {
-    /// Errors are texts for people.
-    pub(super) fn check(&self, jobspec: &Jobspec) -> Result<(), String> {
-        let is_instance = jobspec.system("batch").is_some()
-            || matches!(jobspec.command(), [flux, verb, ..]
-                if flux.rsplit('/').next() == Some("flux")
-                    && matches!(verb.as_str(), "broker" | "start"));
-        if is_instance {
-            return Ok(());
-        }
-        let which = match (self.minnodes, self.mincores) {
-            (None, None) => " for all jobs in this instance".to_owned(),
-            (nodes, cores) => {
-                let cores = cores.or(nodes.map(|nodes| nodes.saturating_mul(16)));
-                let reaches = |count: Option<u64>, limit: Option<u64>| matches!((count, limit), (Some(count), Some(limit)) if count >= limit);
-                if !reaches(jobspec.nnodes(), nodes) && !reaches(jobspec.ncores(), cores) {
-                    return Ok(());
-                }
-                let (nodes, cores) = (nodes.unwrap_or(0), cores.unwrap_or(0));
-                format!(" for jobs >= {nodes} nodes or {cores} cores")
-            }
-        };
-        Err(format!(
-            "Direct job submission disabled{which}. Please use flux-batch(1) or flux-alloc(1)"
-        ))
-    }
-}
 
 /// What is configured.
 #[derive(Clone, Debug)]
@@ -57,6 +22,12 @@ pub(super) struct Config {
     /// The only version of jobspecs accepted.
     pub(super) require_version: Option<i64>,
     pub(super) require_instance: Option<RequireInstance>,
+    /// What the commands are told that fill in and check jobspecs, if that takes plugins which are
+    /// not built in.
+    pub(super) frobnicator_worker: Option<Vec<String>>,
+    pub(super) validator_worker: Option<Vec<String>>,
+    /// The size of their input buffers.
+    pub(super) buffer_size: Option<String>,
 }
 
 /// Module arguments, which prevail over the `[ingest]` table.
@@ -131,6 +102,9 @@ impl Config {
             feasibility: false,
             require_version: Some(1),
             require_instance: None,
+            frobnicator_worker: None,
+            validator_worker: None,
+            buffer_size: None,
         };
         let Some(ingest) = config.get("ingest") else {
             return Ok(parsed);
@@ -143,16 +117,16 @@ impl Config {
                     let count = count.ok_or("ingest.batch-count must be > 0")?;
                     parsed.batch_count = usize::try_from(count).ok();
                 }
-                "buffer-size" => check_size(value)?,
+                "buffer-size" => parsed.buffer_size = Some(size(value)?),
                 "validator" => parsed.read_validator(value)?,
                 "frobnicator" => {
-                    let plugins = strings(value, "plugins")?;
-                    let known = |name: &String| matches!(name.as_str(), "defaults" | "constraints");
-                    if let Some(other) = plugins.iter().flatten().find(|name| !known(name)) {
-                        let text = format!("ingest.frobnicator: plugin {other} is not supported");
-                        return Err(text);
-                    }
                     parsed.frobnicate = !flag(value, "disable");
+                    let (plugins, args) = (strings(value, "plugins")?, strings(value, "args")?);
+                    let builtin =
+                        |name: &String| matches!(name.as_str(), "defaults" | "constraints");
+                    if args.is_some() || !plugins.iter().flatten().all(builtin) {
+                        parsed.frobnicator_worker = Some(words(&plugins, &args));
+                    }
                 }
                 other => return Err(format!("[ingest]: unknown key '{other}'")),
             }
@@ -174,6 +148,17 @@ impl Config {
             None => "(null)".to_owned(),
         };
         self.validator = format!("plugins={}, args={}", shown(&plugins), shown(&args));
+        for plugin in plugins.iter().flatten() {
+            match plugin.as_str() {
+                "jobspec" | "schema" => {}
+                "feasibility" => self.feasibility = true,
+                "require-instance" => self.require_instance = Some(instance),
+                _ => {
+                    self.validator_worker = Some(words(&plugins, &args));
+                    return Ok(());
+                }
+            }
+        }
         for arg in args.iter().flatten() {
             let (name, value) = arg.split_once('=').unwrap_or((arg, ""));
             let invalid = || format!("ingest.validator: invalid argument {arg}");
@@ -191,18 +176,22 @@ impl Config {
                 _ => return Err(format!("ingest.validator: unknown argument {arg}")),
             }
         }
-        for plugin in plugins.iter().flatten() {
-            match plugin.as_str() {
-                "jobspec" => {}
-                "feasibility" => self.feasibility = true,
-                "require-instance" => self.require_instance = Some(instance),
-                other => {
-                    return Err(format!("ingest.validator: plugin {other} is not supported"));
-                }
-            }
+        if let Some(limits) = &mut self.require_instance {
+            *limits = instance;
         }
         Ok(())
     }
+}
+
+/// The words of a worker's command line after its name.
+fn words(plugins: &Option<Vec<String>>, args: &Option<Vec<String>>) -> Vec<String> {
+    let plugins = plugins
+        .as_ref()
+        .map(|plugins| format!("--plugins={}", plugins.join(",")));
+    plugins
+        .into_iter()
+        .chain(args.iter().flatten().cloned())
+        .collect()
 }
 
 fn flag(table: &Value, key: &str) -> bool {
@@ -219,7 +208,7 @@ fn strings(table: &Value, key: &str) -> Result<Option<Vec<String>>, String> {
 }
 
 /// A size such as `10M` that fits a C integer.
-fn check_size(value: &Value) -> Result<(), String> {
+fn size(value: &Value) -> Result<String, String> {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -238,7 +227,7 @@ fn check_size(value: &Value) -> Result<(), String> {
         .zip(factor)
         .map(|(n, factor)| n * factor as f64);
     match size {
-        Some(size) if size >= 0.0 && size <= f64::from(i32::MAX) => Ok(()),
+        Some(size) if size >= 0.0 && size <= f64::from(i32::MAX) => Ok(text),
         _ => Err(format!("Invalid buffer-size: '{text}'")),
     }
 }

@@ -5,11 +5,13 @@
 //! to the job manager, which answers when they are durable. There is no timer: a batch is what
 //! arrived while the one before was stored.
 //!
-//! The reference's validators and frobnicators run in this process. Others are not supported:
-//! a configuration that names one is refused.
+//! The validators and frobnicators everyone has run in this process. If others are configured, a
+//! [`worker`] process does all of that step.
 
+mod checks;
 mod config;
 mod envelope;
+mod worker;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -22,18 +24,18 @@ use proto::job_ingest::{
     Clock, JobIngestGetinfo, JobIngestStats, JobIngestSubmit, Submit, Submitted, flags,
 };
 use proto::job_manager::{self, JobManagerGetinfo, JobManagerSubmit, NewJob, SubmitErrors};
-use proto::sched::{Feasibility, FeasibilityCheck};
 use rpc::{Dest, Handle, Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
-use spec::Jobspec;
 use tokio::sync::mpsc;
 use types::fluid::{FluidGenerator, GENERATOR_MAX};
 use types::{Errno, JobId, Rank, UserId};
 use wire::Message;
 
 use crate::job_manager::now;
+use crate::rexec;
 use crate::store;
 use config::{Config, Overrides};
+use worker::Worker;
 
 /// Generator numbers kept for other uses.
 const GENERATORS_RESERVED: u16 = 16;
@@ -46,7 +48,7 @@ pub fn builtin() -> Builtin {
     }
 }
 
-/// A job that passed all checks.
+/// A job that came in.
 struct Accepted {
     /// When it came, in milliseconds since the module started.
     arrived_ms: u64,
@@ -57,9 +59,16 @@ struct Accepted {
     flags: i32,
 }
 
+/// The processes that do what is not built in.
+#[derive(Default)]
+struct Workers {
+    frobnicator: Option<Worker>,
+    validator: Option<Worker>,
+}
+
 /// What comes back from the module's own tasks.
 enum Posted {
-    /// Whether a job could ever run.
+    /// What became of the checks that take time.
     Checked(Box<Accepted>, Result<(), RpcError>),
     /// A batch is stored and known to the job manager.
     Done(Vec<(JobId, Message)>, Result<SubmitErrors, RpcError>),
@@ -69,7 +78,8 @@ struct State {
     handle: Handle,
     host: Rc<dyn Host>,
     posts: mpsc::UnboundedSender<Posted>,
-    config: Config,
+    config: Rc<Config>,
+    workers: Rc<Workers>,
     overrides: Overrides,
     owner: UserId,
     allow_root: bool,
@@ -127,7 +137,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         handle: context.handle.clone(),
         host: context.host(),
         posts,
-        config,
+        config: Rc::new(config),
+        workers: Rc::default(),
         overrides,
         owner: nix::unistd::getuid().as_raw().into(),
         allow_root,
@@ -139,7 +150,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         errors: 0,
     };
     let routes = routes();
-    state.log_validator();
+    state.configured();
     context.ready();
     loop {
         tokio::select! {
@@ -185,8 +196,8 @@ fn routes() -> Routes<State> {
         .on::<ModuleConfigReload>(|state, request, config| {
             match Config::parse(&config, &state.overrides) {
                 Ok(config) => {
-                    state.config = config;
-                    state.log_validator();
+                    state.config = Rc::new(config);
+                    state.configured();
                     request.reply(&Empty {});
                 }
                 Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
@@ -203,7 +214,8 @@ impl State {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn log_validator(&self) {
+    /// Makes what the configuration asks for.
+    fn configured(&mut self) {
         let state = if self.config.validate {
             "enabled"
         } else {
@@ -214,20 +226,47 @@ impl State {
             self.config.validator
         );
         self.host.log(Severity::Debug, "job-ingest", &text);
+        let worker = |command: &str, words: &Option<Vec<String>>| {
+            let mut cmdline = vec![rexec::shell::program().to_owned(), command.to_owned()];
+            cmdline.extend(words.clone()?);
+            let (handle, host) = (self.handle.clone(), self.host.clone());
+            let buffer_size = self.config.buffer_size.clone();
+            Some(Worker::new(handle, host, cmdline, buffer_size))
+        };
+        let workers = Workers {
+            frobnicator: worker("job-frobnicator", &self.config.frobnicator_worker),
+            validator: worker("job-validator", &self.config.validator_worker),
+        };
+        self.workers = Rc::new(workers);
     }
 
     fn submit(&mut self, request: &Request<JobIngestSubmit>) {
         self.requests += 1;
-        match self.accept(request) {
-            Ok(job) if self.config.feasibility && job.flags & flags::NOVALIDATE == 0 => {
-                self.check_feasibility(job);
-            }
-            Ok(job) => self.waiting.push_back(job),
-            Err(error) => {
-                self.errors += 1;
-                request.fail(error);
-            }
+        let job = match self.accept(request) {
+            Ok(job) => job,
+            Err(error) => return self.refuse(request.message(), &error),
+        };
+        if job.needs_time(&self.config) {
+            let (handle, posts) = (self.handle.clone(), self.posts.clone());
+            let (config, workers) = (self.config.clone(), self.workers.clone());
+            let hosts = self.host.attr("hostlist");
+            tokio::task::spawn_local(async move {
+                let mut job = Box::new(job);
+                let result = job.check_slowly(&handle, &config, &workers, hosts).await;
+                let _ended = posts.send(Posted::Checked(job, result));
+            });
+            return;
         }
+        let mut job = job;
+        match job.check(&self.config, || self.host.attr("hostlist")) {
+            Ok(()) => self.waiting.push_back(job),
+            Err(error) => self.refuse(request.message(), &error),
+        }
+    }
+
+    fn refuse(&mut self, message: &Message, error: &RpcError) {
+        self.errors += 1;
+        self.handle.respond_error(message, error);
     }
 
     /// Checks a submission.
@@ -270,18 +309,8 @@ impl State {
         if who.userid.0 == 0 && self.owner.0 != 0 && !self.allow_root {
             return invalid("submission of jobs as user root not supported");
         }
-        let mut jobspec: Value = serde_json::from_slice(&payload)
+        let jobspec: Value = serde_json::from_slice(&payload)
             .or_else(|error| invalid(format!("jobspec: invalid JSON: {error}")))?;
-        if self.config.frobnicate && self.config.policy.frobnicates() {
-            self.config
-                .policy
-                .frobnicate(&mut jobspec)
-                .or_else(invalid)?;
-        }
-        let jobspec = match submit.flags & flags::NOVALIDATE == 0 && self.config.validate {
-            true => self.validate(jobspec)?,
-            false => jobspec,
-        };
         Ok(Accepted {
             arrived_ms: self.elapsed_ms(),
             message: request.message().clone(),
@@ -292,42 +321,12 @@ impl State {
         })
     }
 
-    fn validate(&self, jobspec: Value) -> Result<Value, RpcError> {
-        let jobspec = Jobspec::from_value(jobspec).or_else(|error| invalid(error.to_string()))?;
-        if let Some(version) = self.config.require_version {
-            jobspec
-                .require_version(version)
-                .or_else(|error| invalid(error.to_string()))?;
-        }
-        if let Some(limits) = self.config.require_instance {
-            limits.check(&jobspec).or_else(invalid)?;
-        }
-        Ok(jobspec.into_value())
-    }
-
-    /// Asks the scheduler whether a job could ever run. One that cannot tell does not matter.
-    fn check_feasibility(&self, job: Accepted) {
-        let jobspec = job.jobspec.as_object().cloned().unwrap_or_default();
-        let call = self
-            .handle
-            .call::<FeasibilityCheck>(Dest::Any, &Feasibility { jobspec });
-        let posts = self.posts.clone();
-        tokio::task::spawn_local(async move {
-            let result = match call.await {
-                Err(error) if error.errno != Errno::ENOSYS => Err(error),
-                _ => Ok(()),
-            };
-            let _ended = posts.send(Posted::Checked(Box::new(job), result));
-        });
-    }
-
     fn on_posted(&mut self, post: Posted) {
         match post {
             Posted::Checked(job, Ok(())) => self.waiting.push_back(*job),
             Posted::Checked(job, Err(error)) => {
-                self.errors += 1;
                 let error = RpcError::new(Errno::EINVAL, error.to_string());
-                self.handle.respond_error(&job.message, &error);
+                self.refuse(&job.message, &error);
             }
             Posted::Done(jobs, result) => {
                 self.storing = false;

@@ -16,7 +16,7 @@ use types::JobId;
 const COMMAND: &str = "shell";
 
 /// The broker's own program.
-fn program() -> &'static str {
+pub(crate) fn program() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let path = std::env::current_exe();

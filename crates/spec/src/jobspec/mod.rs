@@ -9,8 +9,9 @@ mod resources;
 mod validate;
 
 use serde_json::Value;
-use types::Errno;
+use types::{Errno, Hostlist};
 
+use crate::constraint::Constraint;
 use crate::range::RangeError;
 
 pub use attributes::set_path;
@@ -97,6 +98,9 @@ pub enum JobspecError {
     /// Bad constraints.
     #[error("{0}")]
     Constraint(String),
+    /// Hosts in a constraint that the instance does not have.
+    #[error("host constraint contains invalid hosts: {0} not found")]
+    UnknownHosts(String),
     /// A resource request that has no slot, or several.
     #[error("Unable to determine slot count")]
     Slots,
@@ -176,6 +180,28 @@ impl Jobspec {
         match self.version {
             got if got == expected => Ok(()),
             got => Err(JobspecError::VersionMismatch { got, expected }),
+        }
+    }
+
+    /// The constraint, if it names hosts, for [`check_hosts`](Self::check_hosts).
+    pub fn host_constraint(&self) -> Option<Constraint> {
+        let constraint = Constraint::from_value(self.system("constraints")?).ok()?;
+        (!constraint.unknown_hosts(&|_| false).is_empty()).then_some(constraint)
+    }
+
+    /// Checks that an instance has the hosts a constraint names.
+    ///
+    /// Errors: [`JobspecError::UnknownHosts`].
+    pub fn check_hosts(constraint: &Constraint, known: &Hostlist) -> Result<(), JobspecError> {
+        let unknown = constraint.unknown_hosts(&|host| known.contains(host));
+        let names: Vec<&str> = unknown.into_iter().collect();
+        match names.as_slice() {
+            [] => Ok(()),
+            [host] => Err(JobspecError::UnknownHosts(format!("host '{host}'"))),
+            _ => Err(JobspecError::UnknownHosts(format!(
+                "hosts '{}'",
+                names.join(",")
+            ))),
         }
     }
 

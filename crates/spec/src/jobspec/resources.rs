@@ -174,6 +174,7 @@ fn decode_count(value: &Value, kind: &str, v1: bool) -> Result<Count, JobspecErr
     let (count, got) = match value {
         Value::Number(number) if number.is_i64() || number.is_u64() => {
             return match number.as_u64() {
+                Some(0) if !matches!(kind, "node" | "slot" | "core") => Ok(Count::Fixed(0)),
                 None | Some(0) => Err(JobspecError::CountZero),
                 Some(count) => Ok(Count::Fixed(count)),
             };

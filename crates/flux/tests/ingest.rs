@@ -1,0 +1,85 @@
+//! What becomes of jobspecs on submission, and the commands that do the same.
+
+use std::process::{Command, Output, Stdio};
+
+const FLUX: &str = env!("CARGO_BIN_EXE_flux");
+
+/// Runs a script as the initial program of an instance of one broker.
+fn script(text: &str) -> Output {
+    Command::new(FLUX)
+        .args(["start", "sh", "-c", text])
+        .env_remove("FLUX_URI")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built")
+}
+
+/// The script succeeds and prints just this.
+fn check(text: &str, expect: &str) {
+    let output = script(text);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{stdout}\n{stderr}");
+    assert_eq!(stdout, expect, "{text}\n{stderr}");
+}
+
+#[test]
+fn validators_answer_line_by_line() {
+    check(
+        r#"
+        job=$(flux run --env=-\* --dry-run true)
+        printf '%s\n{}\n' "$job" | flux job-validator --jobspec-only || echo failed
+        "#,
+        "{\"errnum\": 0}\n{\"errnum\": 1, \"errstr\": \"Missing key (resources)\"}\nfailed\n",
+    );
+}
+
+#[test]
+fn frobnicators_know_the_configuration() {
+    check(
+        r#"
+        printf '[queues.a]\npolicy.jobspec.defaults.system.duration = "1m"\n' | flux config load
+        flux run --env=-\* --dry-run --queue=a true |
+            flux job-frobnicator --jobspec-only | grep -o '"duration": [0-9.]*'
+        flux run --env=-\* --dry-run true | flux job-frobnicator --jobspec-only
+        "#,
+        "\"duration\": 60.0\n{\"errnum\": 1, \"errstr\": \"no queue specified\"}\n",
+    );
+}
+
+#[test]
+fn a_worker_that_cannot_start_fails_jobs_and_can_be_replaced() {
+    check(
+        r#"
+        flux module reload job-ingest validator-plugins=nosuch
+        flux submit true 2>&1 | sed 's/.*Unrecoverable/Unrecoverable/'
+        flux module reload job-ingest
+        flux run echo well
+        "#,
+        "Unrecoverable error: worker unexpectedly exited\nwell\n",
+    );
+}
+
+#[test]
+fn hosts_nobody_has_are_refused() {
+    check(
+        "flux run --requires=host:nosuch true 2>&1 | sed 's/.*ERROR: //'",
+        "host constraint contains invalid hosts: host 'nosuch' not found\n",
+    );
+}
+
+#[test]
+fn mock_jobs_can_be_driven_by_hand() {
+    check(
+        r#"
+        id=$(flux submit --setattr=system.exec.test.override=1 true)
+        flux job wait-event "$id" alloc >/dev/null
+        flux job-exec-override finish "$id" 0 2>&1 | sed 's/.*ERROR: //'
+        flux job-exec-override start "$id"
+        flux job wait-event "$id" start >/dev/null
+        flux job-exec-override finish "$id" 0
+        flux job wait-event "$id" clean >/dev/null && echo over
+        "#,
+        "Job not running\nover\n",
+    );
+}
