@@ -1,5 +1,7 @@
 //! Following one job to its end, as `flux job attach` and `flux run` do.
 
+mod status_line;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use types::{Errno, JobId, Rank};
 
 use crate::fail::{Fail, Outcome};
 use crate::{err, output, signal as names};
+use status_line::StatusLine;
 
 /// The time in which a second Ctrl-C cancels the job.
 const CANCEL_WINDOW: Duration = Duration::from_secs(2);
@@ -30,6 +33,10 @@ pub(crate) struct Options {
     pub(crate) events: bool,
     /// The events of its execution.
     pub(crate) exec: bool,
+    /// What the job waits for, at once.
+    pub(crate) status: bool,
+    /// How often to ask whether its queue is stopped.
+    pub(crate) queue_check: Option<Duration>,
     /// The task rank in front of each line.
     pub(crate) label: bool,
     /// Where log lines come from.
@@ -162,6 +169,7 @@ impl Session<'_> {
         let mut forward = Forwarded::new().map_err(io_error)?;
         let mut interrupted: Option<Instant> = None;
         let mut first = true;
+        let mut status_line = StatusLine::new(self.id, self.options);
         while main.is_some() || exec.is_some() || out.is_some() {
             if ![&main, &exec, &out]
                 .into_iter()
@@ -198,6 +206,7 @@ impl Session<'_> {
                             exec = open("guest.exec.eventlog");
                             out = open("guest.output");
                         }
+                        status_line.on_event(self.client, &entry);
                         if self.job_event(&entry) {
                             return Ok(self.exit_code());
                         }
@@ -227,6 +236,7 @@ impl Session<'_> {
                     }
                 }
                 number = forward.recv() => self.kill(number).await,
+                never = status_line.keep() => match never {},
             }
         }
         Ok(self.exit_code())

@@ -7,6 +7,8 @@ mod log;
 mod status;
 mod tasks;
 
+use std::time::Duration;
+
 pub(crate) use control::{states, user};
 use types::JobId;
 
@@ -134,6 +136,10 @@ fn attach_command(words: &[String]) -> i32 {
         let options = attach::Options {
             events: args.has("show-events"),
             exec: args.has("show-exec"),
+            status: args.has("show-status"),
+            queue_check: args
+                .duration("queue-check-interval")?
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             label: args.has("label-io"),
             verbose: args.has("verbose"),
             quiet: args.has("quiet"),
