@@ -338,7 +338,8 @@ fn wanted_states(text: Option<&str>) -> Result<Vec<String>, Fail> {
 /// Merges lines that look alike but for the ranks, and prints them.
 fn show(format: &mut Format, lines: Vec<Line>, args: &Args, color: bool) -> Result<i32, Fail> {
     let ranks = |name: &str| matches!(name, "nodelist" | "ranks" | "nnodes");
-    let mut plain = format.without_width(ranks);
+    // Whole values are compared: those cut to the same text may differ.
+    let mut plain = format.without_width(|_| true);
     plain.remove(ranks);
     let mut merged: BTreeMap<usize, Line> = BTreeMap::new();
     let mut seen: Vec<String> = Vec::new();
