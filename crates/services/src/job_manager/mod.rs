@@ -10,6 +10,7 @@
 //! Not here yet: plugins written in C, housekeeping, prolog and epilog. A configuration that asks
 //! for them is refused.
 
+mod attributes;
 mod batch;
 mod config;
 mod history;

@@ -91,14 +91,14 @@ async fn stored_jobs(handle: &Handle, mut known: Known) -> Result<Found, RpcErro
 }
 
 /// What is stored of a job.
-struct Stored {
+pub(super) struct Stored {
     id: JobId,
-    log: String,
-    jobspec: Map<String, Value>,
-    resources: Option<Map<String, Value>>,
+    pub(super) log: String,
+    pub(super) jobspec: Map<String, Value>,
+    pub(super) resources: Option<Map<String, Value>>,
 }
 
-struct Reading {
+pub(super) struct Reading {
     id: JobId,
     log: Call<proto::kvs::Found>,
     jobspec: Call<proto::kvs::Found>,
@@ -106,7 +106,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn start(handle: &Handle, id: JobId) -> Reading {
+    pub(super) fn start(handle: &Handle, id: JobId) -> Reading {
         let key = |name: &str| format!("{}.{name}", id.kvs_path());
         Reading {
             id,
@@ -116,7 +116,7 @@ impl Reading {
         }
     }
 
-    async fn finish(self) -> Result<Stored, RpcError> {
+    pub(super) async fn finish(self) -> Result<Stored, RpcError> {
         let object = |found: proto::kvs::Found| -> Result<Map<String, Value>, RpcError> {
             let bytes = store::value_of(&found.val)?;
             serde_json::from_slice(&bytes)

@@ -1,12 +1,12 @@
 //! The methods of `job-manager`.
 
-use jobs::{Job, NewJob, Refusal, Reply, Selection};
+use jobs::{Fold, NewJob, Refusal, Reply, Selection};
 use module::Severity;
 use proto::config::ModuleConfigReload;
 use proto::job_exec::Expiration;
 use proto::job_manager as jm;
 use proto::job_manager::{
-    AllocQuery, GetAttr, HelloJob, History, Info, JobManagerAllocQuery, JobManagerDrain,
+    AllocQuery, HelloJob, History, Info, JobManagerAllocQuery, JobManagerDrain,
     JobManagerExecHello, JobManagerGetattr, JobManagerGetinfo, JobManagerHistoryGet,
     JobManagerHousekeepingKill, JobManagerIdle, JobManagerJobtap, JobManagerJobtapQuery,
     JobManagerJournal, JobManagerJournalCancel, JobManagerKill, JobManagerKillAll, JobManagerList,
@@ -265,13 +265,18 @@ fn queries(routes: Routes<State>) -> Routes<State> {
             let jobs = queued
                 .iter()
                 .filter_map(|id| state.jobs.get(*id))
-                .chain(others);
+                .chain(others)
+                .map(|job| summary(job.id, &job.fold));
+            let zombies = state
+                .jobs
+                .zombies()
+                .filter_map(|id| Some(summary(id, &state.jobs.past(id)?.record().job().fold)));
             request.reply(&jm::Jobs {
-                jobs: jobs.take(limit).map(summary).collect(),
+                jobs: jobs.chain(zombies).take(limit).collect(),
             });
         })
         .on::<JobManagerGetattr>(|state, request, wanted| {
-            request.reply_result(&state.attributes(request.cred(), &wanted));
+            state.attributes(&request, wanted);
         })
         .on::<JobManagerAllocQuery>(|state, request, Empty {}| {
             let (queued, pending, running) = state.jobs.alloc_counts();
@@ -416,10 +421,9 @@ fn administration(routes: Routes<State>) -> Routes<State> {
 }
 
 /// A job as `list` shows it.
-fn summary(job: &Job) -> Map<String, Value> {
-    let fold = &job.fold;
+fn summary(id: JobId, fold: &Fold) -> Map<String, Value> {
     let mut object = Map::new();
-    object.insert("id".into(), job.id.0.into());
+    object.insert("id".into(), id.0.into());
     object.insert("userid".into(), fold.userid.0.into());
     object.insert("urgency".into(), fold.urgency.into());
     let priority = fold.priority.map_or(Value::from(-1), Value::from);
@@ -437,44 +441,9 @@ fn summary(job: &Job) -> Map<String, Value> {
 
 impl State {
     /// Whether a guest may not see others' jobs.
-    fn hides_from(&self, who: types::Cred) -> bool {
+    pub(super) fn hides_from(&self, who: types::Cred) -> bool {
         let privileged = types::RoleMask::OWNER | types::RoleMask::ADMIN;
         self.config.private && !who.rolemask.intersects(privileged)
-    }
-
-    fn attributes(
-        &self,
-        who: types::Cred,
-        wanted: &GetAttr,
-    ) -> Result<Map<String, Value>, RpcError> {
-        let Some(job) = self.jobs.get(wanted.id) else {
-            if self.hides_from(who) {
-                return Err(Errno::EPERM.into());
-            }
-            return Err(RpcError::new(Errno::EINVAL, "unknown job"));
-        };
-        if !who.may_act_for(job.fold.userid) {
-            if self.hides_from(who) {
-                return Err(Errno::EPERM.into());
-            }
-            let text = "guests can only access their own jobs";
-            return Err(RpcError::new(Errno::EPERM, text));
-        }
-        let mut found = Map::new();
-        for attr in &wanted.attrs {
-            let missing = |text: String| RpcError::new(Errno::ENOENT, text);
-            let value = match attr.as_str() {
-                "jobspec" => Value::Object((*job.jobspec).clone()),
-                "R" => match &job.resources {
-                    Some(resources) => Value::Object((**resources).clone()),
-                    None => return Err(missing("R is NULL".to_owned())),
-                },
-                "eventlog" => job.log.clone().into(),
-                other => return Err(missing(format!("unknown attr {other}"))),
-            };
-            found.insert(attr.clone(), value);
-        }
-        Ok(found)
     }
 
     /// The union of resources that jobs hold; `null` where there are none.
