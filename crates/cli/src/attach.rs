@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use spec::Entry;
 use spec::eventlog::{self, EventlogError};
 use spec::stdio::StreamData;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use types::{Errno, JobId, Rank};
 
@@ -141,6 +141,14 @@ async fn answered(call: &mut Option<RawCall>) -> Result<wire::Message, RpcError>
     }
 }
 
+/// A signal of a stream that may not be open.
+async fn stopped(signals: &mut Option<Signal>) {
+    match signals {
+        Some(open) => drop(open.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Follows a job and returns its exit code.
 pub(crate) async fn attach(client: &Client, id: JobId, options: &Options) -> Outcome {
     let mut session = Session {
@@ -168,6 +176,8 @@ impl Session<'_> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error)?;
         let mut forward = Forwarded::new().map_err(io_error)?;
         let mut interrupted: Option<Instant> = None;
+        // Ctrl-Z suspends as always until a first Ctrl-C.
+        let mut suspend: Option<Signal> = None;
         let mut first = true;
         let mut status_line = StatusLine::new(self.id, self.options);
         while main.is_some() || exec.is_some() || out.is_some() {
@@ -233,7 +243,20 @@ impl Session<'_> {
                     } else {
                         err!("flux-job: one more ctrl-C within 2s to cancel or ctrl-Z to detach");
                         interrupted = Some(Instant::now());
+                        if suspend.is_none() {
+                            let stop = SignalKind::from_raw(libc::SIGTSTP);
+                            suspend = Some(signal(stop).map_err(io_error)?);
+                        }
                     }
+                }
+                () = stopped(&mut suspend) => {
+                    if interrupted.is_some_and(|at| at.elapsed() < CANCEL_WINDOW) {
+                        err!("flux-job: detaching...");
+                        return Ok(self.exit_code());
+                    }
+                    err!("flux-job: one more ctrl-Z to suspend");
+                    names::restore_default(libc::SIGTSTP);
+                    suspend = None;
                 }
                 number = forward.recv() => self.kill(number).await,
                 never = status_line.keep() => match never {},
@@ -570,7 +593,7 @@ async fn read_chunk(input: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> 
 
 /// The signals passed on to the job.
 struct Forwarded {
-    signals: Vec<(i32, tokio::signal::unix::Signal)>,
+    signals: Vec<(i32, Signal)>,
 }
 
 impl Forwarded {

@@ -1,6 +1,6 @@
 //! Signal names and what the C library calls signals.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal};
 
 pub(crate) use types::describe_signal as describe;
 
@@ -31,4 +31,13 @@ pub(crate) fn exit_code(status: i32) -> i32 {
 pub(crate) fn killed_by(status: i32) -> Option<i32> {
     let signal = status & 0x7f;
     (signal != 0).then_some(signal)
+}
+
+/// Lets a signal do again what it does to programs that do not handle it.
+#[allow(unsafe_code, reason = "signal(2)")]
+pub(crate) fn restore_default(number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        // SAFETY: no handler of ours is put in place. It fails for no signal that can be handled.
+        let _no_such = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
 }

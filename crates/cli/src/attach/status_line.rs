@@ -126,8 +126,12 @@ impl StatusLine {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 stopped = queue => match stopped {
-                    Some(stopped) => self.stopped = stopped,
-                    None => self.queue = None,
+                    Some(stopped) if stopped != self.stopped => self.stopped = stopped,
+                    Some(_) => continue,
+                    None => {
+                        self.queue = None;
+                        continue;
+                    }
                 },
             }
             self.write_if_due();
