@@ -159,11 +159,11 @@ pub struct Counts {
     pub states: [i64; 7],
     /// Ended well.
     pub successful: i64,
-    /// Ended badly, whichever way.
+    /// Ended badly in any other way than the next two.
     pub failed: i64,
-    /// Of these, canceled.
+    /// Canceled.
     pub canceled: i64,
-    /// Of these, out of time.
+    /// Out of time.
     pub timeout: i64,
     /// Ended and forgotten.
     pub purged: i64,
@@ -177,14 +177,9 @@ impl Counts {
         }
         match fold.outcome() {
             Outcome::Completed => self.successful += by,
-            outcome => {
-                self.failed += by;
-                match outcome {
-                    Outcome::Canceled => self.canceled += by,
-                    Outcome::Timeout => self.timeout += by,
-                    _ => {}
-                }
-            }
+            Outcome::Canceled => self.canceled += by,
+            Outcome::Timeout => self.timeout += by,
+            _ => self.failed += by,
         }
     }
 }
