@@ -77,7 +77,7 @@ fn succeeds(output: &Output, text: &str) -> String {
 /// Jobs that ended in every way, one that waits, and enough of them for a summary.
 const JOBS: &str = "
 set -e
-flux submit --cc=1-130 --setattr=exec.test.run_duration=0s --wait --quiet true
+flux submit --cc=1-130 --setattr=exec.test.run_duration=0.001s --wait --quiet true
 flux submit --flags=waitable --job-name=good --wait --quiet true
 flux submit --flags=waitable --job-name=bad --cwd=/ sh -c 'exit 3' >/dev/null
 flux submit --wait --quiet --setattr=system.bank=b --setattr=system.project=p true
@@ -144,7 +144,7 @@ fn a_summary_is_believed_only_of_what_is_there() {
     dir.run(JOBS);
     // More jobs, some of them forgotten, and an end nobody planned.
     let more = "
-        flux submit --cc=1-20 --setattr=exec.test.run_duration=0s --wait --quiet true
+        flux submit --cc=1-20 --setattr=exec.test.run_duration=0.001s --wait --quiet true
         for id in $(flux jobs -a -c 0 -n -o '{id}' | head -3); do flux job purge --force $id; done
         flux jobs -a -c 5 -n -o '{id}' >/dev/null
         flux kvs sync
