@@ -35,15 +35,11 @@ const SUGGEST_MAX: usize = 3;
 
 /// Commands that the reference has and we do not have yet.
 const NOT_BUILT: &[&str] = &[
-    "cgroup",
     "cron",
-    "fortune",
-    "imp_exec_helper",
     "job-exec-override",
     "job-frobnicator",
     "job-validator",
     "jobtap",
-    "post-job-event",
     "pstree",
     "slurm-expiration-sync",
     "terminus",

@@ -23,6 +23,7 @@ pub mod overlay;
 pub mod resource;
 pub mod rexec;
 pub mod sched;
+pub mod sdbus;
 pub mod service;
 pub mod shell;
 pub mod start;

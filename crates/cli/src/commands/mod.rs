@@ -4,14 +4,17 @@ pub(crate) mod admin;
 mod archive;
 pub(crate) mod attr;
 pub(crate) mod cancel;
+mod cgroup;
 pub(crate) mod config;
 pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod exec;
+mod fortune;
 pub(crate) mod heaptrace;
 pub(crate) mod hostlist;
 pub(crate) mod housekeeping;
 mod ingest;
+mod imp_exec_helper;
 pub(crate) mod job;
 mod job_exec_override;
 pub(crate) mod jobs;
@@ -27,6 +30,7 @@ pub(crate) mod overlay;
 pub(crate) mod pgrep;
 pub(crate) mod ping;
 mod pmi;
+mod post_job_event;
 mod proxy;
 pub(crate) mod python;
 pub(crate) mod queue;
@@ -177,6 +181,14 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("python", "Run Python with the Flux bindings", python::run),
     ("relay", "", relay::run),
+    ("cgroup", "", cgroup::run),
+    ("fortune", "", fortune::run),
+    ("imp_exec_helper", "", imp_exec_helper::run),
+    (
+        "post-job-event",
+        "Post an event to a job's eventlog",
+        post_job_event::run,
+    ),
     ("version", "Show version information", version::version),
 ];
 
