@@ -40,7 +40,6 @@ const NOT_BUILT: &[&str] = &[
     "job-frobnicator",
     "job-validator",
     "jobtap",
-    "pstree",
     "slurm-expiration-sync",
     "terminus",
     "top",

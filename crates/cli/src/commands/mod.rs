@@ -32,6 +32,7 @@ pub(crate) mod ping;
 mod pmi;
 mod post_job_event;
 mod proxy;
+mod pstree;
 pub(crate) mod python;
 pub(crate) mod queue;
 pub(crate) mod r;
@@ -136,6 +137,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ),
     ("shutdown", "Shut the instance down", shutdown::run),
     ("pgrep", "Find jobs by name", pgrep::pgrep),
+    ("pstree", "Show jobs as a tree", pstree::run),
     ("pkill", "Cancel jobs by name", pgrep::pkill),
     ("cancel", "Cancel jobs", cancel::run),
     ("job", "Follow, signal and look into jobs", job::run),

@@ -43,6 +43,17 @@ pub(crate) fn userid(text: &str) -> Result<Option<u32>, Fail> {
 }
 
 impl Filter {
+    /// The caller's own jobs that have one of these states or results, at most `count`.
+    pub(crate) fn own(names: &[String], count: i64) -> Result<Filter, Fail> {
+        let own = json!({ "userid": [nix::unistd::getuid().as_raw()] });
+        Ok(Filter {
+            constraint: json!({ "and": [own, states(names)?] }),
+            count,
+            since: 0.0,
+            given: false,
+        })
+    }
+
     /// The filter the options `-a -A -c -f --since -u --name -q -i` make.
     pub(crate) fn from_args(args: &Args) -> Result<Filter, Fail> {
         let mut terms = Vec::new();

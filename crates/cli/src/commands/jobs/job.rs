@@ -49,7 +49,6 @@ const RESULTS: [(i64, &str, &str, &str); 4] = [
 ];
 
 const PENDING: i64 = 14;
-const RUN: i64 = 16;
 const INACTIVE: i64 = 64;
 
 thread_local! {
@@ -70,6 +69,9 @@ pub(crate) fn username(uid: u32) -> String {
 }
 
 impl Job {
+    /// The state of jobs that run.
+    pub(crate) const RUN: i64 = 16;
+
     /// A job from what the service tells of it.
     pub(crate) fn new(info: Map<String, Json>) -> Job {
         Job {
@@ -118,7 +120,7 @@ impl Job {
 
     /// Whether it runs.
     pub(crate) fn is_running(&self) -> bool {
-        self.state() == RUN
+        self.state() == Job::RUN
     }
 
     fn result(&self) -> i64 {
@@ -191,7 +193,7 @@ impl Job {
 
     fn remaining(&self) -> f64 {
         let expiration = self.float("expiration");
-        if self.state() != RUN || expiration == 0.0 {
+        if self.state() != Job::RUN || expiration == 0.0 {
             return 0.0;
         }
         (expiration - self.now).max(0.0)
@@ -307,15 +309,23 @@ impl Job {
         }
     }
 
-    /// Asks the instance the job is, if it is a running one of ours.
+    /// Connects to the instance the job is; `None` if it is none or cannot be reached.
+    pub(crate) async fn open_instance(&self) -> Option<client::Client> {
+        let uri = self.uri().filter(|_| self.is_running())?;
+        // The job says how it is reached from other hosts, which this may be none of.
+        let uri = crate::resolve::nearest(&uri).ok()?;
+        client::open(Some(&uri)).await.ok()
+    }
+
+    /// Asks the instance the job is. Instances that cannot be asked show nothing.
     pub(super) async fn query_instance(&mut self) {
-        let Some(uri) = self.uri().filter(|_| self.is_running()) else {
-            return;
-        };
-        // Instances that cannot be asked show nothing.
-        let Ok(client) = client::open(Some(&uri)).await else {
-            return;
-        };
+        if let Some(client) = self.open_instance().await {
+            self.ask_instance(&client).await;
+        }
+    }
+
+    /// Asks the instance the job is, over a connection to it.
+    pub(crate) async fn ask_instance(&mut self, client: &client::Client) {
         let stats = client
             .handle()
             .call::<JobListJobStats>(Dest::Any, &Empty {});

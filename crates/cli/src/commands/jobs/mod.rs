@@ -259,10 +259,20 @@ async fn fetch(
     if filter.given {
         err!("flux-jobs: WARNING: Filtering options ignored with jobid list");
     }
+    by_ids(client, args, attrs).await
+}
+
+/// Reads the jobs whose ids are the words of a command line. The status is 1 if one is unknown.
+pub(crate) async fn by_ids(
+    client: &Client,
+    args: &Args,
+    attrs: Vec<String>,
+) -> Result<(Vec<Job>, i32), Fail> {
     let mut calls = Vec::new();
     for word in &args.words {
         let id: JobId = word.parse().map_err(|_| {
-            PARSER.usage_error(&format!("argument JOBID: invalid JobID value: '{word}'"))
+            let text = format!("argument JOBID: invalid JobID value: '{word}'");
+            args.parser().usage_error(&text)
         })?;
         let request = ListId {
             id,
@@ -421,9 +431,9 @@ impl View<'_> {
             }
             let own = i64::from(nix::unistd::getuid().as_raw());
             for job in jobs {
-                let Some(uri) = job.uri().filter(|_| job.is_running()) else {
+                if job.uri().is_none() || !job.is_running() {
                     continue;
-                };
+                }
                 if job.userid() != Some(own) && !self.args.has("recurse-all") {
                     continue;
                 }
@@ -432,7 +442,7 @@ impl View<'_> {
                 outln!("{path}:");
                 output::flush();
                 // An instance that cannot be reached shows an empty listing.
-                let Ok(client) = client::open(Some(&uri)).await else {
+                let Some(client) = job.open_instance().await else {
                     continue;
                 };
                 if self.args.has("stats") {
