@@ -127,6 +127,14 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "proctable",
+        run: spec::fuzz::fuzz_proctable,
+        seeds: &[
+            r#"{"hosts":[["vm",[[-1,-3]]]],"executables":["a",["b",[1,2,[3,-1]]]],"ids":[[0,3]],"pids":[14576,2,-4,6],"ranks":[[0,-1],[1,-1]]}"#,
+            r#"{"hosts":["a","b"],"executables":["c","d"],"ids":[0,1],"pids":[[7,1]]}"#,
+        ],
+    },
+    Target {
         name: "taskmap",
         run: spec::fuzz::fuzz_taskmap,
         seeds: &[

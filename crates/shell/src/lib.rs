@@ -18,6 +18,7 @@ mod log;
 mod mustache;
 mod output;
 mod pmi;
+mod proctable;
 mod pty;
 mod rc;
 mod rlimit;

@@ -12,7 +12,7 @@ use wire::{Kind, Message};
 
 use crate::log;
 use crate::shell::{Shell, Write};
-use crate::{input, pmi, pty, task};
+use crate::{input, pmi, proctable, pty, task};
 
 /// Takes whatever arrives.
 pub(crate) fn on_message(shell: &Rc<Shell>, message: Message) {
@@ -88,6 +88,10 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
             on_lost(shell, &lost);
             shell.handle.respond(&message, &Empty {});
         }),
+        "proctable" => {
+            tokio::task::spawn_local(proctable::on_request(shell.clone(), message.clone()));
+            Ok(())
+        }
         "pmi-exchange" => {
             pmi::on_exchange(shell, message.clone());
             Ok(())

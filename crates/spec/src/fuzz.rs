@@ -2,7 +2,9 @@
 //! panics or if what it accepted does not survive a round trip.
 
 use crate::stdio::StreamData;
-use crate::{BlobRef, Constraint, Count, Jobspec, ResourceSet, Taskmap, TreeObj, eventlog, shape};
+use crate::{
+    BlobRef, Constraint, Count, Jobspec, ResourceSet, Taskmap, TreeObj, eventlog, proctable, shape,
+};
 
 /// Blobrefs (RFC 10).
 pub fn fuzz_blobref(data: &[u8]) {
@@ -86,6 +88,17 @@ pub fn fuzz_taskmap(data: &[u8]) {
         let json = map.to_value().to_string();
         let again = json.parse::<Taskmap>();
         assert_eq!(again.expect("an encoded task map decodes"), map);
+    }
+}
+
+/// Tables of the processes of a job.
+pub fn fuzz_proctable(data: &[u8]) {
+    if let Ok(packed) = serde_json::from_slice::<proctable::Packed>(data)
+        && let Ok(rows) = packed.unpack()
+        && rows.len() < 10_000
+    {
+        let again = proctable::Packed::new(&rows).unpack();
+        assert_eq!(again.expect("a packed table unpacks"), rows);
     }
 }
 

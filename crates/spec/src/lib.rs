@@ -7,6 +7,7 @@ pub mod eventlog;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod jobspec;
+pub mod proctable;
 pub mod r;
 pub mod range;
 pub mod shape;

@@ -1,6 +1,7 @@
 //! `flux job`: one job or a few, closely.
 
 mod control;
+mod hostpids;
 mod info;
 mod listing;
 mod log;
@@ -16,7 +17,7 @@ use crate::attach;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag, maybe};
-use crate::{err, output};
+use crate::output;
 
 use super::{Sub, dispatch_listed};
 
@@ -57,7 +58,11 @@ static SUBS: &[Sub] = &[
         "Show how long a job may still run",
         info::timeleft,
     ),
-    ("hostpids", "Show host and process id of tasks", not_built),
+    (
+        "hostpids",
+        "Show host and process id of tasks",
+        hostpids::hostpids,
+    ),
     ("last", "Show one's last jobs", info::last),
     ("purge", "Forget inactive jobs", control::purge),
     ("list", "", listing::list),
@@ -66,17 +71,7 @@ static SUBS: &[Sub] = &[
 ];
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
-    if let Some(word @ "hostpids") = words.first().map(String::as_str) {
-        err!("{PROG}: {word} is not implemented");
-        return 1;
-    }
     dispatch_listed(PROG, "Common commands from flux-job:", SUBS, words)
-}
-
-/// Only listed: [`run`] says that these do not exist yet.
-fn not_built(_: &[String]) -> i32 {
-    err!("{PROG}: command is not implemented");
-    1
 }
 
 /// Parses a job id as this command's errors have it.

@@ -123,6 +123,11 @@ impl Job {
         self.state() == Job::RUN
     }
 
+    /// Whether it has ended.
+    pub(crate) fn is_inactive(&self) -> bool {
+        self.state() == INACTIVE
+    }
+
     fn result(&self) -> i64 {
         self.int("result").unwrap_or_default()
     }
