@@ -6,15 +6,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use client::Client;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use proto::Raw;
 use rpc::{Call, Dest};
 use spec::{BlobRef, TreeObj};
 use tar::{EntryType, Header};
 
+use super::compression::{Compression, Sink};
 use super::tree::{self, Blobs};
-use super::{Format, maxreqs, os_error, shows, status};
+use super::{maxreqs, os_error, shows, status};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag};
@@ -63,7 +62,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     };
     fail::run(PROG, async {
         let loads_max = maxreqs(&args, LOADS_MAX)?;
-        let format = Format::of(path)?;
+        let compression = Compression::of_name(path)?;
         let client = fail::connect_builtin().await?;
         let blobs = Blobs::new(&client, args.has("no-cache"));
         let (root, time) = if args.has("checkpoint") {
@@ -80,7 +79,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         };
         let mut dump = Dump {
             client: &client,
-            archive: Archive::create(path, format, time.unwrap_or_else(timefmt::now))?,
+            archive: Archive::create(path, compression, time.unwrap_or_else(timefmt::now))?,
             keys: 0,
             verbose: args.has("verbose"),
             progress: !args.has("verbose") && !args.has("quiet"),
@@ -283,27 +282,6 @@ impl Dump<'_> {
     }
 }
 
-enum Sink {
-    Plain(BufWriter<Box<dyn Write>>),
-    Gzip(GzEncoder<BufWriter<Box<dyn Write>>>),
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Sink::Plain(sink) => sink.write(bytes),
-            Sink::Gzip(sink) => sink.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Sink::Plain(sink) => sink.flush(),
-            Sink::Gzip(sink) => sink.flush(),
-        }
-    }
-}
-
 /// Where the archive goes. A file gets its name when all is written: a failed dump must not cost
 /// an earlier one.
 struct Target {
@@ -362,14 +340,11 @@ struct Archive {
 }
 
 impl Archive {
-    fn create(path: &str, format: Format, time: f64) -> Result<Archive, Fail> {
+    fn create(path: &str, compression: Compression, time: f64) -> Result<Archive, Fail> {
         let (target, file) =
             Target::create(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
         let file = BufWriter::with_capacity(1 << 16, file);
-        let sink = match format {
-            Format::Tar => Sink::Plain(file),
-            Format::TarGz => Sink::Gzip(GzEncoder::new(file, Compression::default())),
-        };
+        let sink = Sink::new(compression, file).map_err(|error| os_error(path, &error))?;
         Ok(Archive {
             target,
             builder: tar::Builder::new(sink),
@@ -426,12 +401,8 @@ impl Archive {
     }
 
     fn finish(self) -> Result<(), Fail> {
-        let close = |sink: Sink| match sink {
-            Sink::Plain(mut sink) => sink.flush(),
-            Sink::Gzip(sink) => sink.finish()?.flush(),
-        };
         let target = self.target;
-        let closed = self.builder.into_inner().and_then(close);
+        let closed = self.builder.into_inner().and_then(Sink::finish);
         closed.and_then(|()| target.finish()).map_err(|error| {
             target.discard();
             os_error(target.path.display(), &error)

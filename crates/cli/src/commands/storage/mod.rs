@@ -1,5 +1,6 @@
 //! Commands that walk, copy and mend the stored tree as a whole.
 
+mod compression;
 mod digests;
 pub(crate) mod dump;
 pub(crate) mod fsck;
@@ -55,52 +56,9 @@ fn os_error(what: impl std::fmt::Display, error: &std::io::Error) -> Fail {
     Fail::of(what, Errno::from_io(error))
 }
 
-/// The compressions and formats the name of an archive can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Tar,
-    TarGz,
-}
-
-impl Format {
-    /// The format a file's name asks for; `-` is plain tar.
-    fn of(path: &str) -> Result<Format, Fail> {
-        if path == "-" || path.ends_with(".tar") {
-            return Ok(Format::Tar);
-        }
-        if path.ends_with(".tgz") || path.ends_with(".tar.gz") {
-            return Ok(Format::TarGz);
-        }
-        let other = [
-            ".tar.bz2", ".tar.xz", ".7z", ".zip", ".jar", ".cpio", ".iso", ".a", ".ar",
-        ];
-        if other.iter().any(|suffix| path.ends_with(suffix)) {
-            return Err(Fail::new(format!(
-                "'{path}': this archive format is not supported, use .tar, .tgz or .tar.gz"
-            )));
-        }
-        Err(Fail::new(format!("No such format '{path}'")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_suffix_names_the_format() {
-        for (path, expect) in [
-            ("-", Some(Format::Tar)),
-            ("a.tar", Some(Format::Tar)),
-            ("/x/a.tgz", Some(Format::TarGz)),
-            ("a.tar.gz", Some(Format::TarGz)),
-            ("a.zip", None),
-            ("a", None),
-        ] {
-            assert_eq!(Format::of(path).ok(), expect, "{path}");
-        }
-        assert_eq!(Format::of("a.b").unwrap_err().text, "No such format 'a.b'");
-    }
 
     #[test]
     fn progress_thins_out() {

@@ -1,4 +1,4 @@
-//! Reading tar archives, compressed or not, so that no damage goes unnoticed.
+//! Reading tar archives, compressed or not ([`Compression`]), so that no damage goes unnoticed.
 //!
 //! An archive has an end marker, which is what a cut one lacks, and a compressed one a checksum
 //! after that: both are looked for, although every entry could be read without them.
@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
-use flate2::bufread::MultiGzDecoder;
 use tar::EntryType;
 
+use super::compression::Compression;
 use super::os_error;
 use crate::fail::Fail;
 
@@ -35,6 +35,7 @@ pub(super) struct Reader {
     path: String,
     archive: tar::Archive<Watched>,
     ended: Rc<Cell<bool>>,
+    compression: Compression,
 }
 
 impl Reader {
@@ -49,16 +50,14 @@ impl Reader {
         };
         let mut magic = Vec::new();
         file.by_ref()
-            .take(2)
+            .take(Compression::MAGIC_LEN)
             .read_to_end(&mut magic)
             .map_err(|error| os_error(path, &error))?;
-        let gzip = magic == [0x1f, 0x8b];
+        let compression = Compression::of_magic(&magic);
         let whole = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(file));
-        let inner: Box<dyn Read> = if gzip {
-            Box::new(MultiGzDecoder::new(whole))
-        } else {
-            Box::new(whole)
-        };
+        let inner = compression
+            .decoder(whole)
+            .map_err(|error| broken(path, &error))?;
         let ended = Rc::<Cell<bool>>::default();
         let watched = Watched {
             inner,
@@ -68,6 +67,7 @@ impl Reader {
             path: path.to_owned(),
             archive: tar::Archive::new(watched),
             ended,
+            compression,
         })
     }
 
@@ -81,7 +81,7 @@ impl Reader {
         Ok(Entries {
             path,
             entries,
-            first: true,
+            doubtful: self.compression == Compression::None,
         })
     }
 
@@ -109,20 +109,23 @@ fn broken(path: &str, error: &io::Error) -> Fail {
 pub(super) struct Entries<'a> {
     path: &'a str,
     entries: tar::Entries<'a, Watched>,
-    first: bool,
+    /// Whether this may be no archive at all: it is not compressed and had no entry yet.
+    doubtful: bool,
 }
 
 impl<'a> Entries<'a> {
     /// The next one.
     pub(super) fn next(&mut self) -> Result<Option<Entry<'a>>, Fail> {
-        let first = std::mem::replace(&mut self.first, false);
+        let doubtful = std::mem::replace(&mut self.doubtful, false);
         match self.entries.next() {
             None => Ok(None),
             Some(Ok(entry)) => Ok(Some(Entry {
                 path: self.path,
                 entry,
             })),
-            Some(Err(_)) if first => Err(Fail::new(format!("'{}' is no tar archive", self.path))),
+            Some(Err(_)) if doubtful => {
+                Err(Fail::new(format!("'{}' is no tar archive", self.path)))
+            }
             Some(Err(error)) => Err(broken(self.path, &error)),
         }
     }
@@ -161,16 +164,16 @@ impl Entry<'_> {
         time.map_err(|error| broken(self.path, &error))
     }
 
-    /// All of its data.
-    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, Fail> {
+    /// All of its data. Errors name the entry.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<u8>, Fail> {
         let mut bytes = Vec::new();
         let size = self.entry.size();
         self.entry
             .read_to_end(&mut bytes)
-            .map_err(|error| broken(self.path, &error))?;
+            .map_err(|error| Fail::of(format!("error reading {name} of '{}'", self.path), error))?;
         // The end of the file ends an entry too.
         if bytes.len() as u64 != size {
-            return Err(Fail::new(format!("'{}' is truncated", self.path)));
+            return Err(Fail::new(format!("'{}' is truncated in {name}", self.path)));
         }
         Ok(bytes)
     }
@@ -189,12 +192,21 @@ pub(super) fn check(path: &str) -> Result<(), Fail> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{BufWriter, Write};
 
+    use super::super::compression::Sink;
     use super::*;
 
-    /// An archive of two files, compressed or not.
-    fn archive(gzip: bool) -> Vec<u8> {
+    const COMPRESSIONS: [Compression; 5] = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Bzip2,
+        Compression::Xz,
+        Compression::Zstd,
+    ];
+
+    /// An archive of two files.
+    fn archive() -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, length) in [("a", 10), ("b", 2000)] {
             let mut header = tar::Header::new_ustar();
@@ -205,46 +217,74 @@ mod tests {
                 .append_data(&mut header, name, bytes.as_slice())
                 .expect("appended");
         }
-        let bytes = builder.into_inner().expect("written");
-        if !gzip {
-            return bytes;
+        builder.into_inner().expect("written")
+    }
+
+    /// Checks archives that are only bytes.
+    struct Checker(std::path::PathBuf);
+
+    impl Checker {
+        fn new(name: &str) -> Checker {
+            let name = format!("flux-reader-{name}-{}", std::process::id());
+            Checker(std::env::temp_dir().join(name))
         }
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(&bytes).expect("written");
-        encoder.finish().expect("written")
+
+        fn check(&self, bytes: &[u8]) -> Result<(), Fail> {
+            std::fs::write(&self.0, bytes).expect("temporary file");
+            check(self.0.to_str().expect("UTF-8"))
+        }
+
+        fn compress(&self, compression: Compression, bytes: &[u8]) -> Vec<u8> {
+            let file: Box<dyn Write> = Box::new(File::create(&self.0).expect("temporary file"));
+            let sink = Sink::new(compression, BufWriter::new(file));
+            let mut sink = sink.expect("started");
+            sink.write_all(bytes).expect("written");
+            sink.finish().expect("finished");
+            std::fs::read(&self.0).expect("temporary file")
+        }
+    }
+
+    impl Drop for Checker {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).expect("own file");
+        }
     }
 
     #[test]
-    fn no_damage_goes_unnoticed() {
-        let name = format!("flux-reader-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let check_bytes = |bytes: &[u8]| {
-            std::fs::write(&path, bytes).expect("temporary file");
-            check(path.to_str().expect("UTF-8"))
-        };
-        for gzip in [false, true] {
-            let whole = archive(gzip);
-            assert_eq!(check_bytes(&whole), Ok(()));
+    fn cut_archives_are_noticed() {
+        let checker = Checker::new("cut");
+        for compression in COMPRESSIONS {
+            let whole = checker.compress(compression, &archive());
+            assert_eq!(Compression::of_magic(&whole), compression);
+            assert_eq!(checker.check(&whole), Ok(()), "{compression:?}");
+            let plain = compression == Compression::None;
             // The blocks after the end marker are only padding.
-            let used = if gzip { whole.len() } else { 512 * 7 };
-            for length in (0..used).step_by(if gzip { 1 } else { 64 }) {
-                assert!(check_bytes(&whole[..length]).is_err(), "{gzip} {length}");
+            let used = if plain { 512 * 7 } else { whole.len() };
+            for length in (0..used).step_by(if plain { 64 } else { 1 }) {
+                let cut = checker.check(&whole[..length]);
+                assert!(cut.is_err(), "{compression:?} {length}");
             }
-            if gzip {
-                // The first ten bytes hold a name and time nobody checks.
-                for at in 10..whole.len() {
-                    let mut flipped = whole.clone();
-                    flipped[at] ^= 0x10;
-                    if check_bytes(&flipped).is_ok() {
-                        // Some bits have no bearing on the data.
-                        let mut bytes = Vec::new();
-                        let mut decoder = MultiGzDecoder::new(flipped.as_slice());
-                        decoder.read_to_end(&mut bytes).expect("checked");
-                        assert_eq!(bytes, archive(false), "{at}");
-                    }
+        }
+    }
+
+    #[test]
+    fn flipped_bits_are_noticed() {
+        let checker = Checker::new("flipped");
+        for compression in &COMPRESSIONS[1..] {
+            let whole = checker.compress(*compression, &archive());
+            // The first ten bytes of gzip hold a name and time nobody checks.
+            for at in 10..whole.len() {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 0x10;
+                if checker.check(&flipped).is_ok() {
+                    // Some bits have no bearing on the data.
+                    let mut bytes = Vec::new();
+                    let decoder = compression.decoder(io::Cursor::new(flipped));
+                    let mut decoder = decoder.expect("a decoder");
+                    decoder.read_to_end(&mut bytes).expect("checked");
+                    assert_eq!(bytes, archive(), "{compression:?} {at}");
                 }
             }
         }
-        std::fs::remove_file(&path).expect("own file");
     }
 }

@@ -197,7 +197,7 @@ impl Restore<'_> {
                         ));
                         continue;
                     }
-                    let bytes = entry.bytes()?;
+                    let bytes = entry.bytes(&name)?;
                     let object = if bytes.len() < BLOB_MIN {
                         TreeObj::Val(bytes)
                     } else {
