@@ -74,3 +74,20 @@ fn an_instance_has_what_its_job_was_given() {
         "job-info\n1\n",
     );
 }
+
+#[test]
+fn the_tree_of_jobs_goes_into_instances() {
+    check(
+        "flux submit --quiet --wait-event=start -n1 sleep inf; \
+         id=$(flux alloc --bg -n1); \
+         flux proxy $id?local flux submit --quiet --wait-event=start --job-name=inner sleep inf; \
+         flux pstree --ascii --parent-label='parent {instance.stats}' -o '{name}' --skip-root=yes; \
+         flux pstree -n --detail-format='{name:<6}' $id; \
+         flux pstree --level=0 -o x --parent-label=y --compact; \
+         flux cancel --all -q",
+        "parent PD:0 R:1 CD:0 F:0\n`-- inner\nsleep\n\
+         flux   flux\ninner  └── inner\n\
+         y\n├─y\n└─x\n\
+         ",
+    );
+}

@@ -214,3 +214,20 @@ fn a_shell_does_not_pretend_to_reconnect() {
         "flux-shell: --reconnect is not supported yet\n1\n",
     );
 }
+
+#[test]
+fn shells_tell_the_processes_of_a_job() {
+    check(
+        r#"
+        id=$(flux submit -n2 sleep inf)
+        for pid in $(flux job hostpids -d ' ' $id | sed 's/[^ ]*://g'); do
+            readlink -e /proc/$pid/exe | grep -o 'sleep\|coreutils' | sed 's/coreutils/sleep/'
+        done
+        flux job hostpids -r 1 $id | tr , '\n' | wc -l
+        flux cancel $id
+        flux job wait-event $id clean >/dev/null
+        flux job hostpids $id 2>&1 | grep -c inactive
+        "#,
+        "sleep\nsleep\n1\n1\n",
+    );
+}
