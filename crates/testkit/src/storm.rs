@@ -261,7 +261,12 @@ fn storm(
 ) -> Result<(), String> {
     let cc = format!("--cc=1-{JOBS}");
     let mut submit = broker
-        .command(&["submit", &cc, "--setattr=exec.test.run_duration=0.001s", "true"])
+        .command(&[
+            "submit",
+            &cc,
+            "--setattr=exec.test.run_duration=0.001s",
+            "true",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
