@@ -166,7 +166,7 @@ fn start_up_scripts_are_not_passed_over() {
         dir=$(mktemp -d)
         printf -- '\n-- nothing\n' >$dir/empty.lua
         echo 'shell.setenv("A", "B")' >$dir/some.lua
-        run() { flux run "$@" 2>&1 | sed "s,.*FATAL: ,,; s,$dir,DIR,g" | head -n1; }
+        run() { flux run "$@" 2>&1 | sed -n "s,$dir,DIR,g; /^fine/p; s,.*FATAL: ,,p"; }
         run -o initrc=/dev/null -o userrc=$dir/empty.lua echo fine
         run -o initrc=$dir/some.lua echo no
         run -o userrc=$dir/none.lua echo no
