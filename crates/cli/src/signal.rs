@@ -34,7 +34,7 @@ pub(crate) fn killed_by(status: i32) -> Option<i32> {
 }
 
 /// Lets a signal do again what it does to programs that do not handle it.
-#[allow(unsafe_code, reason = "signal(2)")]
+#[expect(unsafe_code, reason = "signal(2)")]
 pub(crate) fn restore_default(number: i32) {
     if let Ok(signal) = Signal::try_from(number) {
         // SAFETY: no handler of ours is put in place. It fails for no signal that can be handled.

@@ -25,7 +25,7 @@ impl Freed {
 }
 
 #[cfg(target_env = "gnu")]
-#[allow(unsafe_code, reason = "malloc_trim(3); it takes no pointer")]
+#[expect(unsafe_code, reason = "malloc_trim(3); it takes no pointer")]
 fn trim() {
     // Whether there was anything to give back changes nothing.
     let _released = unsafe { libc::malloc_trim(0) };

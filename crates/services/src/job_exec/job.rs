@@ -265,7 +265,8 @@ fn unknown_bulk_option(bulk: &Value) -> Option<&str> {
         .find(|key| !known(key))
 }
 
-fn context(time: f64, name: &str, context: Value) -> Entry {
+/// An event with details, which are an object.
+pub(super) fn context(time: f64, name: &str, context: Value) -> Entry {
     match context {
         Value::Object(context) => Entry::with_context(time, name, context),
         _ => Entry::new(time, name),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use types::{JobId, fsd};
 use wire::Message;
 
-use super::job::{Answers, fatal_status};
+use super::job::{Answers, context, fatal_status};
 use super::{Control, Shared, guest};
 use crate::job_manager::now;
 use crate::store;
@@ -122,11 +122,7 @@ pub(super) async fn run(
         status = fatal_status(status, wait_status);
     }
     let time = now();
-    let complete = json!({ "status": status });
-    let complete = match complete {
-        Value::Object(context) => Entry::with_context(time, "complete", context),
-        _ => Entry::new(time, "complete"),
-    };
+    let complete = context(time, "complete", json!({ "status": status }));
     entries.extend([complete, event::plain(time, "done")]);
     answers.finish(status);
     let log = spec::eventlog::encode(&entries);

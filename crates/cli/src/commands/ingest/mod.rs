@@ -20,7 +20,7 @@ use types::Errno;
 use super::python;
 use crate::driver;
 use crate::fail::{Fail, Outcome};
-use crate::options::Args;
+use crate::options::{Args, Parser};
 use crate::{err, json as text, outln, output};
 
 pub(crate) use frobnicator::run as frobnicator;
@@ -42,6 +42,18 @@ struct Kind {
 }
 
 impl Kind {
+    /// The command line, if there is work to do. Errors: the exit status, once all is done or said.
+    fn args(&self, parser: &'static Parser, words: &[String]) -> Result<Args, i32> {
+        if let Some(status) = self.hand_over(words) {
+            return Err(status);
+        }
+        let args = parser.parse(words)?;
+        match args.has("list-plugins") {
+            true => Err(self.list_plugins()),
+            false => Ok(args),
+        }
+    }
+
     fn list_plugins(&self) -> i32 {
         outln!("Available plugins:");
         for (name, about) in self.builtin {

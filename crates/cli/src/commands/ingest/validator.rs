@@ -57,16 +57,10 @@ static PARSER: Parser = Parser {
 };
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
-    if let Some(status) = KIND.hand_over(words) {
-        return status;
-    }
-    let args = match PARSER.parse(words) {
+    let args = match KIND.args(&PARSER, words) {
         Ok(args) => args,
         Err(status) => return status,
     };
-    if args.has("list-plugins") {
-        return KIND.list_plugins();
-    }
     fail::run("flux-job-validator: ERROR", validate(&args))
 }
 
