@@ -228,6 +228,20 @@ fn a_damaged_store_is_noticed_at_the_start_once() {
 }
 
 #[test]
+fn ranks_of_a_host_extract_together() {
+    let dir = Scratch::new("together");
+    // Two files, so that a segment ends in the middle of one; and a rank that wants only one.
+    let text = "mkdir d; head -c 9000000 /dev/urandom > d/a; head -c 5000000 /dev/urandom > d/b; \
+                flux archive create d; \
+                flux exec -r all sh -c 'mkdir $(flux getattr rank) && \
+                    flux archive extract -C $(flux getattr rank)' & \
+                mkdir one; flux archive extract -C one d/b; wait; \
+                for rank in 0 1 2 3; do diff -r d $rank/d && echo $rank; done; cmp d/b one/d/b; \
+                ls one/d";
+    dir.check(&["--test-size=4"], text, "0\n1\n2\n3\nb\n");
+}
+
+#[test]
 fn files_travel_in_archives() {
     let dir = Scratch::new("archive");
     let text = "exec 2>&1; mkdir -p d/sub out; echo hi > d/small; seq 1 200000 > d/big; chmod 600 d/big; \

@@ -1,28 +1,24 @@
 //! Files from the key-value store (RFC 37): finding archives and extracting them.
 
-use std::collections::VecDeque;
+mod blobs;
+mod shared;
+
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path};
 
-use bytes::Bytes;
+use nix::sys::sendfile::sendfile;
 use nix::sys::stat::{Mode, umask};
-use proto::Raw;
-use proto::content::ContentLoad;
 use proto::kvs::{KvsLookup, KvsWatchLookup, Lookup, flags};
-use rpc::{Call, Dest, Handle, RpcError};
+use rpc::{Dest, Handle, RpcError};
 use serde_json::Value;
 use spec::TreeObj;
 use spec::archive::{Content, File, Region};
 use types::{Errno, glob};
 
 use crate::kvs;
-
-/// Loads under way: so many bytes, and so many blobs. Together they keep every hop busy without
-/// holding much more than a socket does.
-const AHEAD_BYTES_MAX: u64 = 8 << 20;
-const AHEAD_BLOBS_MAX: usize = 64;
+use blobs::{Blob, Blobs};
 
 /// The key of an archive.
 pub fn key(name: &str) -> String {
@@ -86,56 +82,18 @@ pub async fn extract(
     overwrite: bool,
     mut on_file: impl FnMut(&File),
 ) -> Result<(), ExtractError> {
-    let mut ahead = Ahead {
-        handle,
-        todo: files.iter().flat_map(File::regions),
-        calls: VecDeque::new(),
-        bytes: 0,
-    };
+    let regions = files.iter().flat_map(File::regions).collect();
+    let mut blobs = Blobs::new(handle, regions).await;
     // There is no other way to read it, and nobody else creates files meanwhile.
     let mask = umask(Mode::empty());
     umask(mask);
     for file in files {
         on_file(file);
         let mode = file.permissions() & !mask.bits();
-        one(file, directory, overwrite, mode, &mut ahead).await?;
+        one(file, directory, overwrite, mode, &mut blobs).await?;
     }
+    blobs.finish().await;
     Ok(())
-}
-
-/// Loads of blobs, ahead of their use.
-struct Ahead<'a, I> {
-    handle: &'a Handle,
-    todo: I,
-    calls: VecDeque<(u64, Call<Raw>)>,
-    bytes: u64,
-}
-
-impl<'a, I: Iterator<Item = &'a Region>> Ahead<'a, I> {
-    /// The next blob.
-    async fn next(&mut self) -> Result<Bytes, RpcError> {
-        while self.calls.is_empty()
-            || (self.bytes < AHEAD_BYTES_MAX && self.calls.len() < AHEAD_BLOBS_MAX)
-        {
-            let Some(region) = self.todo.next() else {
-                break;
-            };
-            let digest = Raw(Bytes::copy_from_slice(region.blobref.digest()));
-            let call = self.handle.call::<ContentLoad>(Dest::Any, &digest);
-            self.bytes += region.size;
-            self.calls.push_back((region.size, call));
-        }
-        let Some((size, call)) = self.calls.pop_front() else {
-            return Err(Errno::ENOENT.into());
-        };
-        self.bytes -= size;
-        let Raw(blob) = call.await?;
-        if blob.len() as u64 == size {
-            Ok(blob)
-        } else {
-            Err(RpcError::new(Errno::EINVAL, "blob has the wrong size"))
-        }
-    }
 }
 
 /// Archives come from others too: nothing is written outside of the directory.
@@ -144,12 +102,12 @@ fn is_inside(path: &Path) -> bool {
     path.components().all(plain) && path.file_name().is_some()
 }
 
-async fn one<'a>(
+async fn one(
     file: &File,
     directory: &Path,
     overwrite: bool,
     mode: u32,
-    ahead: &mut Ahead<'a, impl Iterator<Item = &'a Region>>,
+    blobs: &mut Blobs<'_>,
 ) -> Result<(), ExtractError> {
     let name = &file.path;
     if !is_inside(Path::new(name)) {
@@ -184,7 +142,7 @@ async fn one<'a>(
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    let filled = fill(file, &out, ahead).await;
+    let filled = fill(file, &out, blobs).await;
     let done = filled.and_then(|()| out.set_permissions(permissions).map_err(failed));
     if done.is_err() {
         // The failure itself is what is told of.
@@ -194,11 +152,7 @@ async fn one<'a>(
 }
 
 /// Writes a regular file's data.
-async fn fill<'a>(
-    file: &File,
-    mut out: &fs::File,
-    ahead: &mut Ahead<'a, impl Iterator<Item = &'a Region>>,
-) -> Result<(), ExtractError> {
+async fn fill(file: &File, mut out: &fs::File, blobs: &mut Blobs<'_>) -> Result<(), ExtractError> {
     let failed = |error: io::Error| failed(&file.path, &error);
     match &file.content {
         Content::Directory | Content::Link(_) => Ok(()),
@@ -208,7 +162,7 @@ async fn fill<'a>(
         Content::Blobs(size, regions) => {
             out.set_len(*size).map_err(failed)?;
             for region in regions {
-                let blob = ahead.next().await.map_err(|error| {
+                let blob = blobs.next().await.map_err(|error| {
                     let Region {
                         offset,
                         size,
@@ -219,11 +173,29 @@ async fn fill<'a>(
                         "{path}: error loading offset={offset} size={size} from {blobref}: {error}"
                     ))
                 })?;
-                out.write_all_at(&blob, region.offset).map_err(failed)?;
+                write(out, region.offset, &blob).map_err(failed)?;
             }
             Ok(())
         }
     }
+}
+
+/// Writes a blob at an offset.
+fn write(mut out: &fs::File, offset: u64, blob: &Blob) -> io::Result<()> {
+    let piece = match blob {
+        Blob::Loaded(bytes) => return out.write_all_at(bytes, offset),
+        Blob::Shared(piece) => piece,
+    };
+    out.seek(SeekFrom::Start(offset))?;
+    let mut from = i64::try_from(piece.offset).map_err(io::Error::other)?;
+    let mut left = usize::try_from(piece.size).map_err(io::Error::other)?;
+    while left > 0 {
+        match sendfile(out, &*piece.memory, Some(&mut from), left)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            count => left -= count,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
