@@ -50,7 +50,8 @@ fn archives(broker: &Broker) -> PathBuf {
     PathBuf::from(dir).join("dump")
 }
 
-fn quote(path: &std::path::Path) -> String {
+/// A path as the shell takes it.
+pub(crate) fn quote(path: &std::path::Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 

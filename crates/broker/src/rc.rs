@@ -3,6 +3,8 @@
 //! This is what `flux modprobe rc1` and `rc3` stand for. It runs inside the broker, without a
 //! process, because every module is compiled in.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use module::Severity;
@@ -11,7 +13,7 @@ use types::Rank;
 
 use crate::broker::Broker;
 use crate::modules::{self, Program};
-use crate::persist;
+use crate::{persist, runat};
 
 /// Loads the standard modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
@@ -53,7 +55,7 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
             );
             return 1;
         };
-        let mut args = Vec::new();
+        let mut args: Vec<String> = module.args.iter().map(|arg| (*arg).to_owned()).collect();
         if stores && let Some(source) = &restore {
             let code = persist::check_archive(broker, source).await;
             if code != 0 {
@@ -76,10 +78,63 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
             return code;
         }
     }
+    if leader {
+        let code = load_crontabs(broker).await;
+        if code != 0 {
+            return code;
+        }
+    }
     if leader && std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_none() {
         crate::cleanup::push(broker);
     }
     0
+}
+
+/// Makes entries of the crontabs in the directory that `cron.directory` names. Returns an exit
+/// code.
+async fn load_crontabs(broker: &Rc<Broker>) -> i32 {
+    let Some(directory) = persist::attr(broker, "cron.directory") else {
+        return 0;
+    };
+    if !broker.modules.names().iter().any(|name| name == "cron") {
+        return 0;
+    }
+    let files = match regular_files(Path::new(&directory)) {
+        Ok(files) => files,
+        // Installations name one that sites may fill.
+        Err(error) if error.kind() == ErrorKind::NotFound => return 0,
+        Err(error) => {
+            broker.log(
+                Severity::Err,
+                &format!("rc1: cron.directory {directory}: {error}"),
+            );
+            return 1;
+        }
+    };
+    for file in files {
+        let command = format!("flux cron tab {}", persist::quote(&file));
+        if runat::run_logged(broker, "rc1", 0, &command).await != 0 {
+            broker.log(
+                Severity::Err,
+                &format!("rc1: could not load crontab: {}", file.display()),
+            );
+            return 1;
+        }
+    }
+    0
+}
+
+/// The files in a directory, by name.
+fn regular_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in directory.read_dir()? {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The place of a module in the standard order. Its store and scheduler may be others than the

@@ -81,6 +81,15 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "crontab",
+        run: spec::fuzz::fuzz_crontab,
+        seeds: &[
+            "*/15 1-3,7 * Jan,Dec Mon-Fri run this",
+            "5-3 */2 31 11 7 x",
+            "# comment",
+        ],
+    },
+    Target {
         name: "constraint",
         run: spec::fuzz::fuzz_constraint,
         seeds: &[

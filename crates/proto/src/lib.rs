@@ -10,6 +10,7 @@ pub mod attr;
 pub mod broker;
 pub mod config;
 pub mod content;
+pub mod cron;
 pub mod event;
 pub mod job_exec;
 pub mod job_info;

@@ -123,6 +123,8 @@ pub struct Standard {
     pub leader: bool,
     /// Further names it is asked for by.
     pub provides: &'static [&'static str],
+    /// Its arguments.
+    pub args: &'static [&'static str],
 }
 
 const fn on_leader(name: &'static str, provides: &'static [&'static str]) -> Standard {
@@ -130,6 +132,7 @@ const fn on_leader(name: &'static str, provides: &'static [&'static str]) -> Sta
         name,
         leader: true,
         provides,
+        args: &[],
     }
 }
 
@@ -138,6 +141,7 @@ const fn on_all(name: &'static str) -> Standard {
         name,
         leader: false,
         provides: &[],
+        args: &[],
     }
 }
 
@@ -145,6 +149,11 @@ const fn on_all(name: &'static str) -> Standard {
 pub const STANDARD: &[Standard] = &[
     on_all("heartbeat"),
     on_all("content"),
+    Standard {
+        // What the broker itself runs by and by should not disturb jobs at any odd moment.
+        args: &["sync=heartbeat.pulse"],
+        ..on_leader("cron", &[])
+    },
     on_leader("content-sqlite", &["content-backing"]),
     on_all("kvs"),
     on_all("kvs-watch"),

@@ -6,6 +6,7 @@ mod backing;
 pub mod content;
 pub mod content_files;
 pub mod content_sqlite;
+pub mod cron;
 mod errands;
 pub mod heartbeat;
 pub mod job_exec;
@@ -29,6 +30,7 @@ pub fn builtins() -> Vec<Builtin> {
         content::builtin(),
         content_files::builtin(),
         content_sqlite::builtin(),
+        cron::builtin(),
         kvs::builtin(),
         kvs_watch::builtin(),
         resource::builtin(),

@@ -1,6 +1,7 @@
 //! Entry points that feed arbitrary bytes to every decoder of this crate. Each panics if a decoder
 //! panics or if what it accepted does not survive a round trip.
 
+use crate::crontab::{Field, Line};
 use crate::stdio::StreamData;
 use crate::{
     BlobRef, Constraint, Count, Jobspec, ResourceSet, Taskmap, TreeObj, eventlog, proctable, shape,
@@ -28,6 +29,21 @@ pub fn fuzz_treeobj(data: &[u8]) {
     if let Ok(object) = TreeObj::decode(data) {
         let again = TreeObj::decode(object.encode().as_bytes());
         assert_eq!(again.expect("an encoded object decodes"), object);
+    }
+}
+
+/// Crontab lines.
+pub fn fuzz_crontab(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(Some(line)) = Line::parse(text)
+    {
+        for (field, text) in line.fields {
+            if let Ok(set) = field.parse(text) {
+                assert!(set.is_subset(&field.every()));
+                assert_eq!(field.parse(&set.to_string()), Ok(set));
+            }
+        }
+        let _ = Field::Year.parse(line.command);
     }
 }
 

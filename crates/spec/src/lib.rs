@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod blobref;
 pub mod constraint;
+pub mod crontab;
 pub mod eventlog;
 #[doc(hidden)]
 pub mod fuzz;

@@ -7,6 +7,7 @@ pub(crate) mod cancel;
 mod cgroup;
 pub(crate) mod config;
 pub(crate) mod content;
+mod cron;
 pub(crate) mod event;
 pub(crate) mod exec;
 mod fortune;
@@ -80,6 +81,7 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("submit", "Submit jobs", submit::submit),
     ("admin", "Administer the instance", admin::run),
     ("content", "Store and load blobs", content::run),
+    ("cron", "Run commands by time or event", cron::run),
     ("dmesg", "Show the broker log", log::dmesg),
     (
         "env",
