@@ -7,14 +7,16 @@ use std::time::Instant;
 use crate::instance::Instance;
 use crate::rows::Prepared;
 
-const SIZE_MEGABYTES: usize = 256;
+/// What one rank stores and extracts, and what each of many does: 16 copies are to fit in memory.
+const SIZE: usize = 1 << 30;
+const SIZE_EACH: usize = 256 << 20;
 const RANKS: u32 = 16;
 
 /// A directory with a file in it, in memory where there is such a place. Dropping it removes it.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Scratch, String> {
+    fn new(size: usize) -> Result<Scratch, String> {
         let memory = PathBuf::from("/dev/shm");
         let parent = match memory.is_dir() {
             true => memory,
@@ -27,7 +29,7 @@ impl Scratch {
         let mut file = std::fs::File::create(dir.join("data")).map_err(failed)?;
         let mut state = 1_u64;
         let mut block = vec![0; 1 << 20];
-        for _ in 0..SIZE_MEGABYTES {
+        for _ in 0..size / block.len() {
             // No two blobs are alike, nor can any be compressed.
             for word in block.as_chunks_mut::<8>().0 {
                 state ^= state << 13;
@@ -60,13 +62,13 @@ fn create(instance: &Instance, scratch: &Scratch) -> Result<(), String> {
 }
 
 fn megabytes_per_second(started: Instant) -> f64 {
-    (SIZE_MEGABYTES << 20) as f64 / 1e6 / started.elapsed().as_secs_f64()
+    SIZE as f64 / 1e6 / started.elapsed().as_secs_f64()
 }
 
 /// Megabytes a second into an archive.
 pub(crate) fn creation(flux: &Path) -> Prepared {
     let instance = Instance::start(flux, 1)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(SIZE)?;
     Ok(Box::new(move || {
         let started = Instant::now();
         create(&instance, &scratch)?;
@@ -77,7 +79,7 @@ pub(crate) fn creation(flux: &Path) -> Prepared {
 /// Megabytes a second out of an archive on one rank.
 pub(crate) fn extraction(flux: &Path) -> Prepared {
     let instance = Instance::start(flux, 1)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(SIZE)?;
     create(&instance, &scratch)?;
     let out = scratch.0.join("out");
     std::fs::create_dir_all(&out).map_err(|error| error.to_string())?;
@@ -92,7 +94,7 @@ pub(crate) fn extraction(flux: &Path) -> Prepared {
 /// Seconds until every rank has the file.
 pub(crate) fn distribution(flux: &Path) -> Prepared {
     let instance = Instance::start(flux, RANKS)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(SIZE_EACH)?;
     create(&instance, &scratch)?;
     Ok(Box::new(move || {
         let script = format!(

@@ -124,12 +124,12 @@ pub(crate) const ROWS: &[Row] = &[
         probed(flux, probe::kvs_concurrent)
     }),
     long(
-        "archive create, 256 MiB",
+        "archive create, 1 GiB",
         Unit::MegabytesPerSecond,
         archive::creation,
     ),
     long(
-        "archive extract, 256 MiB",
+        "archive extract, 1 GiB",
         Unit::MegabytesPerSecond,
         archive::extraction,
     ),
