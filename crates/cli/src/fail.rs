@@ -44,6 +44,12 @@ impl Fail {
     }
 }
 
+impl From<dumpfile::Error> for Fail {
+    fn from(error: dumpfile::Error) -> Fail {
+        Fail::new(error.to_string())
+    }
+}
+
 impl From<RpcError> for Fail {
     fn from(error: RpcError) -> Fail {
         Fail::new(error.to_string())

@@ -56,7 +56,16 @@ const FILL: &str = "flux kvs put a=1 b.c=hello ü.x=u long.$(printf 'n%.0s' $(se
 #[test]
 fn a_dump_restores_to_the_same_tree() {
     let dir = Scratch::new("dump");
-    for file in ["x.tar", "x.tgz", "x.tar.gz"] {
+    for file in [
+        "x.tar",
+        "x.tgz",
+        "x.tar.bz2",
+        "x.tar.xz",
+        "x.tar.zst",
+        "x.tar.lz4",
+        "x.cpio",
+        "x.zip",
+    ] {
         let text = format!(
             "{FILL} flux dump -q {file} && flux restore -q --key=r {file} && \
              flux restore -q --maxreqs=1 --key=s {file} && \
@@ -95,7 +104,7 @@ fn restoring_says_what_it_did_or_why_not() {
          flux-restore: Failed to open 'no.tar'\n\
          a size 691 exceeds 100 limit, skipping\n\
          flux-dump: No such format 'x.foo'\n\
-         flux-restore: '/proc/self/exe' is no tar archive\n\
+         flux-restore: '/proc/self/exe' is no archive of a known format\n\
          flux-restore: error updating .: Invalid argument\n1\n",
     );
 }
@@ -421,12 +430,12 @@ fn a_broken_archive_costs_nothing_that_is_there() {
     let failed = dir.script(&[&set, "-Scontent.restore=cut.tgz"], "true");
     assert!(!failed.status.success());
     let stderr = String::from_utf8_lossy(&failed.stderr);
-    assert!(stderr.contains("error reading 'cut.tgz'"), "{stderr}");
+    assert!(stderr.contains("'cut.tgz' is truncated"), "{stderr}");
     let text = "exec 2>&1; flux kvs get a; flux restore -q --key=r cut.tgz; flux kvs get r; true";
     dir.check(
         &[&set],
         text,
-        "1\nflux-restore: error reading 'cut.tgz': incomplete deflate stream\n\
+        "1\nflux-restore: 'cut.tgz' is truncated: incomplete deflate stream\n\
          flux-kvs: r: No such file or directory\n",
     );
 }

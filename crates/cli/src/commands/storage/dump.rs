@@ -2,18 +2,17 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use client::Client;
+use dumpfile::{Format, Stamp, Writer};
 use proto::Raw;
 use rpc::{Call, Dest};
 use spec::{BlobRef, TreeObj};
-use tar::{EntryType, Header};
 
-use super::compression::{Compression, Sink};
 use super::tree::{self, Blobs};
-use super::{maxreqs, os_error, shows, status};
+use super::{maxreqs, shows, status};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag};
@@ -62,7 +61,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     };
     fail::run(PROG, async {
         let loads_max = maxreqs(&args, LOADS_MAX)?;
-        let compression = Compression::of_name(path)?;
+        let format = Format::of_name(path)?;
         let client = fail::connect_builtin().await?;
         let blobs = Blobs::new(&client, args.has("no-cache"));
         let (root, time) = if args.has("checkpoint") {
@@ -79,7 +78,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         };
         let mut dump = Dump {
             client: &client,
-            archive: Archive::create(path, compression, time.unwrap_or_else(timefmt::now))?,
+            archive: Archive::create(path, format, time.unwrap_or_else(timefmt::now))?,
             keys: 0,
             verbose: args.has("verbose"),
             progress: !args.has("verbose") && !args.has("quiet"),
@@ -330,82 +329,42 @@ impl Target {
     }
 }
 
-/// A pax archive: ustar headers, extended where a name does not fit.
+/// The archive, and where it goes.
 struct Archive {
     target: Target,
-    builder: tar::Builder<Sink>,
-    time: u64,
-    uid: u64,
-    gid: u64,
+    writer: Writer,
 }
 
 impl Archive {
-    fn create(path: &str, compression: Compression, time: f64) -> Result<Archive, Fail> {
+    fn create(path: &str, format: Format, time: f64) -> Result<Archive, Fail> {
         let (target, file) =
             Target::create(path).map_err(|_| Fail::new(format!("Failed to open '{path}'")))?;
-        let file = BufWriter::with_capacity(1 << 16, file);
-        let sink = Sink::new(compression, file).map_err(|error| os_error(path, &error))?;
-        Ok(Archive {
-            target,
-            builder: tar::Builder::new(sink),
+        let stamp = Stamp {
             // Times before the epoch are no times of ours.
             time: time.max(0.0) as u64,
-            uid: nix::unistd::getuid().as_raw().into(),
-            gid: nix::unistd::getgid().as_raw().into(),
-        })
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+        };
+        let writer = Writer::new(format, file, stamp).map_err(|error| unwritten(path, &error))?;
+        Ok(Archive { target, writer })
     }
 
     fn file(&mut self, path: &str, bytes: &[u8]) -> Result<(), Fail> {
-        self.entry(path, EntryType::Regular, None, bytes)
-            .map_err(|error| os_error(path, &error))
+        let written = self.writer.file(path, bytes);
+        written.map_err(|error| unwritten(path, &error))
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<(), Fail> {
-        self.entry(path, EntryType::Symlink, Some(target), b"")
-            .map_err(|error| os_error(path, &error))
-    }
-
-    fn entry(
-        &mut self,
-        path: &str,
-        kind: EntryType,
-        target: Option<&str>,
-        bytes: &[u8],
-    ) -> io::Result<()> {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_uid(self.uid);
-        header.set_gid(self.gid);
-        header.set_mtime(self.time);
-        header.set_size(bytes.len() as u64);
-        let mut extended: Vec<(&str, &[u8])> = Vec::new();
-        // A name must come back byte for byte, so only the plainest goes into the header alone.
-        let plain = path.is_ascii() && !path.split('/').any(|part| matches!(part, "" | "." | ".."));
-        if !plain || header.set_path(path).is_err() {
-            extended.push(("path", path.as_bytes()));
-            shorten(&mut header.as_old_mut().name, path);
-        }
-        if let Some(target) = target {
-            let field = &mut header.as_old_mut().linkname;
-            if !target.is_ascii() || target.len() > field.len() {
-                extended.push(("linkpath", target.as_bytes()));
-            }
-            shorten(field, target);
-        }
-        header.set_cksum();
-        if !extended.is_empty() {
-            self.builder.append_pax_extensions(extended)?;
-        }
-        self.builder.append(&header, bytes)
+        let written = self.writer.symlink(path, target);
+        written.map_err(|error| unwritten(path, &error))
     }
 
     fn finish(self) -> Result<(), Fail> {
         let target = self.target;
-        let closed = self.builder.into_inner().and_then(Sink::finish);
+        let closed = self.writer.finish();
         closed.and_then(|()| target.finish()).map_err(|error| {
             target.discard();
-            os_error(target.path.display(), &error)
+            unwritten(target.path.display(), &error)
         })
     }
 
@@ -414,8 +373,11 @@ impl Archive {
     }
 }
 
-fn shorten(field: &mut [u8], text: &str) {
-    let length = field.len().min(text.len());
-    field.fill(0);
-    field[..length].copy_from_slice(&text.as_bytes()[..length]);
+/// Why something could not be written.
+fn unwritten(what: impl std::fmt::Display, error: &io::Error) -> Fail {
+    match error.raw_os_error() {
+        Some(_) => Fail::of(what, types::Errno::from_io(error)),
+        // What does not fit into the format.
+        None => Fail::of(what, error),
+    }
 }

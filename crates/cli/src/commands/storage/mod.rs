@@ -1,16 +1,12 @@
 //! Commands that walk, copy and mend the stored tree as a whole.
 
-mod compression;
 mod digests;
 pub(crate) mod dump;
 pub(crate) mod fsck;
 pub(crate) mod gc;
-mod reader;
 mod repair;
 pub(crate) mod restore;
 mod tree;
-
-use types::Errno;
 
 use crate::fail::Fail;
 use crate::options::Args;
@@ -49,11 +45,6 @@ fn notify(client: &client::Client, text: &str) {
     client
         .handle()
         .notify_raw(topic.into(), rpc::Dest::Any, payload);
-}
-
-/// A failure of the operating system, as commands report it.
-fn os_error(what: impl std::fmt::Display, error: &std::io::Error) -> Fail {
-    Fail::of(what, Errno::from_io(error))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use client::Client;
 use client::kvs::Txn;
+use dumpfile::{Kind, Reader};
 use proto::content::{
     BackingCheckpointPut, Checkpoint, ContentCheckpointPut, ContentFlush, PutCheckpoint,
 };
@@ -11,10 +12,8 @@ use proto::kvs::PRIMARY;
 use proto::{Empty, Raw};
 use rpc::{Call, Dest};
 use spec::{BlobRef, HashKind, TreeObj};
-use tar::EntryType;
 use types::Errno;
 
-use super::reader::{self, Reader};
 use super::tree::{self, Blobs, LEADER};
 use super::{maxreqs, shows, status};
 use crate::driver::Invocation;
@@ -71,7 +70,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         return RESTORE.wrong_words();
     };
     if args.has("check") {
-        return fail::report(PROG, reader::check(path).map(|()| 0));
+        let checked = dumpfile::check(path).map(|()| 0);
+        return fail::report(PROG, checked.map_err(Fail::from));
     }
     fail::run(PROG, async {
         let limit = args.size("size-limit", None)?;
@@ -172,11 +172,11 @@ impl Restore<'_> {
     async fn archive(&mut self, path: &str, root: &mut Dir) -> Result<(), Fail> {
         let mut reader = Reader::open(path)?;
         let mut entries = reader.entries()?;
-        while let Some(mut entry) = entries.next()? {
-            let name = entry.name()?;
-            match entry.kind() {
-                EntryType::Symlink => {
-                    let target = entry.target(&name)?;
+        while let Some(mut entry) = entries.next_entry()? {
+            let name = entry.name.clone();
+            match entry.kind {
+                Kind::Symlink => {
+                    let target = entry.target.clone();
                     let shown = format!("{name} -> {target}");
                     let (namespace, target) = match target.split_once("::") {
                         Some((namespace, target)) => {
@@ -187,8 +187,8 @@ impl Restore<'_> {
                     insert(root, &name, TreeObj::Symlink { namespace, target });
                     self.count(&shown);
                 }
-                EntryType::Regular | EntryType::Continuous => {
-                    let size = entry.size();
+                Kind::File => {
+                    let size = entry.size;
                     if size > self.size_limit {
                         let back = if self.progress { "\r" } else { "" };
                         status(&format!(
@@ -197,7 +197,7 @@ impl Restore<'_> {
                         ));
                         continue;
                     }
-                    let bytes = entry.bytes(&name)?;
+                    let bytes = entry.bytes()?;
                     let object = if bytes.len() < BLOB_MIN {
                         TreeObj::Val(bytes)
                     } else {
@@ -206,11 +206,12 @@ impl Restore<'_> {
                     insert(root, &name, object);
                     self.count(&name);
                 }
-                _ => continue,
+                Kind::Other => continue,
             }
-            self.newest = self.newest.max(entry.time()?);
+            self.newest = self.newest.max(entry.time);
         }
-        reader.finish()
+        reader.finish()?;
+        Ok(())
     }
 
     /// Stores the directories below, then this one.

@@ -1,5 +1,4 @@
-//! The compressions an archive may have: told by its first bytes when it is read, by the suffix of
-//! its name when it is written.
+//! The compressions an archive may have.
 //!
 //! Whatever format has a checksum of its data for an option is written with it, so that damage is
 //! found when the archive is read.
@@ -10,9 +9,10 @@ use bzip2::bufread::MultiBzDecoder;
 use bzip2::write::BzEncoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use lzma_rust2::{XzOptions, XzReader, XzWriter};
 
-use crate::fail::Fail;
+use crate::lz4::Frames;
 
 /// What reading an xz archive may take of memory. The format's own highest level takes 65 MiB.
 const XZ_MEMORY_MAX_KIB: u32 = 256 << 10;
@@ -21,12 +21,19 @@ const XZ_LEVEL: u32 = 6;
 
 /// A compression of archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compression {
+pub enum Compression {
+    /// Not compressed.
     None,
+    /// gzip, of RFC 1952.
     Gzip,
+    /// bzip2.
     Bzip2,
+    /// xz.
     Xz,
+    /// Zstandard, of RFC 8878.
     Zstd,
+    /// lz4, in frames.
+    Lz4,
 }
 
 /// The first bytes of each.
@@ -35,58 +42,25 @@ const MAGICS: &[(&[u8], Compression)] = &[
     (b"BZh", Compression::Bzip2),
     (b"\xfd7zXZ\0", Compression::Xz),
     (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
+    (&[0x04, 0x22, 0x4d, 0x18], Compression::Lz4),
 ];
-
-/// The suffixes of each.
-const SUFFIXES: &[(&str, Compression)] = &[
-    (".tar", Compression::None),
-    (".tgz", Compression::Gzip),
-    (".tar.gz", Compression::Gzip),
-    (".tar.bz2", Compression::Bzip2),
-    (".tar.xz", Compression::Xz),
-    (".tar.zst", Compression::Zstd),
-];
-
-/// Suffixes of archives that other programs can write.
-const UNSUPPORTED: &[&str] = &[".7z", ".zip", ".jar", ".cpio", ".iso", ".a", ".ar"];
 
 impl Compression {
-    /// How many first bytes tell it.
-    pub(super) const MAGIC_LEN: u64 = 6;
-
     /// The compression that bytes with this beginning have.
-    pub(super) fn of_magic(magic: &[u8]) -> Compression {
+    pub(crate) fn of_magic(magic: &[u8]) -> Compression {
         let found = MAGICS.iter().find(|(known, _)| magic.starts_with(known));
         found.map_or(Compression::None, |(_, compression)| *compression)
     }
 
-    /// The compression a file's name asks for; `-` is plain tar.
-    pub(super) fn of_name(path: &str) -> Result<Compression, Fail> {
-        if path == "-" {
-            return Ok(Compression::None);
-        }
-        let found = SUFFIXES.iter().find(|(suffix, _)| path.ends_with(suffix));
-        if let Some((_, compression)) = found {
-            return Ok(*compression);
-        }
-        if UNSUPPORTED.iter().any(|suffix| path.ends_with(suffix)) {
-            let known: Vec<&str> = SUFFIXES.iter().map(|(suffix, _)| *suffix).collect();
-            return Err(Fail::new(format!(
-                "'{path}': this archive format is not supported, use one of {}",
-                known.join(", ")
-            )));
-        }
-        Err(Fail::new(format!("No such format '{path}'")))
-    }
-
     /// Reads compressed bytes.
-    pub(super) fn decoder(self, input: impl BufRead + 'static) -> io::Result<Box<dyn Read>> {
+    pub(crate) fn decoder(self, input: impl BufRead + 'static) -> io::Result<Box<dyn Read>> {
         Ok(match self {
             Compression::None => Box::new(input),
             Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
             Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
             Compression::Xz => Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY_MAX_KIB)),
             Compression::Zstd => Box::new(zstd::Decoder::with_buffer(input)?),
+            Compression::Lz4 => Box::new(Frames::new(input)),
         })
     }
 }
@@ -94,17 +68,18 @@ impl Compression {
 type File = BufWriter<Box<dyn Write>>;
 
 /// Where an archive is written to.
-pub(super) enum Sink {
+pub(crate) enum Sink {
     None(File),
     Gzip(GzEncoder<File>),
     Bzip2(BzEncoder<File>),
     Xz(Box<XzWriter<File>>),
     Zstd(zstd::Encoder<'static, File>),
+    Lz4(Box<FrameEncoder<File>>),
 }
 
 impl Sink {
     /// Compresses to a file.
-    pub(super) fn new(compression: Compression, file: File) -> io::Result<Sink> {
+    pub(crate) fn new(compression: Compression, file: File) -> io::Result<Sink> {
         Ok(match compression {
             Compression::None => Sink::None(file),
             Compression::Gzip => Sink::Gzip(GzEncoder::new(file, flate2::Compression::default())),
@@ -118,17 +93,24 @@ impl Sink {
                 encoder.include_checksum(true)?;
                 Sink::Zstd(encoder)
             }
+            Compression::Lz4 => {
+                let info = FrameInfo::new()
+                    .block_size(BlockSize::Max1MB)
+                    .content_checksum(true);
+                Sink::Lz4(Box::new(FrameEncoder::with_frame_info(info, file)))
+            }
         })
     }
 
     /// Writes what ends the compressed data.
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         let mut file = match self {
             Sink::None(file) => file,
             Sink::Gzip(encoder) => encoder.finish()?,
             Sink::Bzip2(encoder) => encoder.finish()?,
             Sink::Xz(encoder) => encoder.finish()?,
             Sink::Zstd(encoder) => encoder.finish()?,
+            Sink::Lz4(encoder) => encoder.finish()?,
         };
         file.flush()
     }
@@ -140,6 +122,7 @@ impl Sink {
             Sink::Bzip2(encoder) => encoder,
             Sink::Xz(encoder) => encoder,
             Sink::Zstd(encoder) => encoder,
+            Sink::Lz4(encoder) => &mut **encoder,
         }
     }
 }
@@ -151,29 +134,5 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_suffix_names_the_format() {
-        for (path, expect) in [
-            ("-", Some(Compression::None)),
-            ("a.tar", Some(Compression::None)),
-            ("/x/a.tgz", Some(Compression::Gzip)),
-            ("a.tar.gz", Some(Compression::Gzip)),
-            ("a.tar.bz2", Some(Compression::Bzip2)),
-            ("a.tar.xz", Some(Compression::Xz)),
-            ("a.tar.zst", Some(Compression::Zstd)),
-            ("a.zip", None),
-            ("a", None),
-        ] {
-            assert_eq!(Compression::of_name(path).ok(), expect, "{path}");
-        }
-        let wrong = Compression::of_name("a.b").unwrap_err();
-        assert_eq!(wrong.text, "No such format 'a.b'");
     }
 }
