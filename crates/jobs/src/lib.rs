@@ -29,6 +29,7 @@ mod record;
 mod requests;
 mod require_instance;
 mod submit;
+mod update;
 
 #[cfg(test)]
 mod tests;
@@ -36,13 +37,13 @@ mod tests;
 pub use alloc::SchedMode;
 pub use effect::{Attachment, Effect, Effects, Refusal, Reply, Token};
 pub use fold::{Fold, Outcome, State};
-pub use manager::update_jobspec;
 pub use manager::{Job, Jobs};
 pub use past::Past;
 pub use record::Record;
 pub use requests::{Selection, wait_result};
 pub use require_instance::RequireInstance;
 pub use submit::NewJob;
+pub use update::apply_updates;
 
 /// A JSON object.
 pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -22,6 +22,7 @@ use crate::fold::{Fold, FoldError, State};
 use crate::past::Past;
 use crate::policy::Policy;
 use crate::queues::Queues;
+use crate::update::{update_jobspec, update_resources};
 use crate::{
     Attachment, Effect, Effects, Object, PRIORITY_MAX, Refusal, Reply, Token, URGENCY_MAX, event,
     flags,
@@ -108,12 +109,10 @@ impl Job {
     /// The end of its resources, seconds since the epoch; 0 for none.
     pub fn expiration(&self) -> f64 {
         let execution = self.resources.as_ref().and_then(|r| r.get("execution"));
-        self.fold.expiration.unwrap_or_else(|| {
-            execution
-                .and_then(|execution| execution.get("expiration"))
-                .and_then(Value::as_f64)
-                .unwrap_or(0.0)
-        })
+        execution
+            .and_then(|execution| execution.get("expiration"))
+            .and_then(Value::as_f64)
+            .unwrap_or(0.0)
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -334,11 +333,17 @@ impl Jobs {
             job.log.push_str(&line);
         }
         let name = entry.name.clone();
-        if name == "jobspec-update"
-            && let Some(updates) = &entry.context
-        {
-            update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
-            job.read_jobspec();
+        match (name.as_str(), &entry.context) {
+            ("jobspec-update", Some(updates)) => {
+                update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
+                job.read_jobspec();
+            }
+            ("resource-update", Some(updates)) => {
+                if let Some(resources) = &mut job.resources {
+                    update_resources(Rc::make_mut(resources), updates);
+                }
+            }
+            _ => {}
         }
         let after = job.fold.state;
         out.push(Effect::Event {
@@ -640,18 +645,5 @@ impl Jobs {
             Some(job) => Some(job.progress()),
             None => self.inactive.get(&id).map(|past| past.progress()),
         }
-    }
-}
-
-/// Applies an update to a jobspec: values by dotted key.
-pub fn update_jobspec(jobspec: &mut Object, updates: &Object) {
-    let mut document = Value::Object(std::mem::take(jobspec));
-    for (key, value) in updates {
-        // A path through something that is no object cannot be followed; the key is ignored, as
-        // every reader of the log must do the same with it.
-        let _unreachable_path = spec::jobspec::set_path(&mut document, key, value.clone());
-    }
-    if let Value::Object(object) = document {
-        *jobspec = object;
     }
 }

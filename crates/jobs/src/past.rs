@@ -9,8 +9,9 @@ use types::{JobId, UserId};
 use crate::depend::Progress;
 use crate::fold::{Fold, FoldError, State};
 use crate::list::{Described, Listed, Placed};
-use crate::manager::{Job, Jobs, update_jobspec};
+use crate::manager::{Job, Jobs};
 use crate::record::Record;
+use crate::update::apply_updates;
 use crate::{Effects, Object, event, flags};
 
 /// What is kept of an inactive job.
@@ -104,21 +105,14 @@ impl Jobs {
         id: JobId,
         log: &str,
         entries: &[Entry],
-        jobspec: Object,
-        resources: Option<Object>,
+        mut jobspec: Object,
+        mut resources: Option<Object>,
     ) -> Result<(), FoldError> {
         let fold = Fold::replay(entries)?;
+        apply_updates(entries, Some(&mut jobspec), resources.as_mut());
         self.raise_max_jobid(id);
         self.history.entry(fold.userid).or_default().insert(id);
         let mut job = Job::new(id, fold, Rc::new(jobspec));
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.name == "jobspec-update")
-        {
-            if let Some(updates) = &entry.context {
-                update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
-            }
-        }
         job.read_jobspec();
         job.resources = resources.map(|mut resources| {
             resources.shift_remove("scheduling");

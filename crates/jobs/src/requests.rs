@@ -4,7 +4,8 @@ use types::{Cred, Errno, JobId, UserId, describe_signal};
 
 use crate::alloc::Alloc;
 use crate::fold::{Fold, State};
-use crate::manager::{Job, update_jobspec};
+use crate::manager::Job;
+use crate::update::update_jobspec;
 use crate::{
     Attachment, Effect, Effects, Jobs, Object, Refusal, Reply, Token, URGENCY_DEFAULT, URGENCY_MAX,
     event, slice,

@@ -499,6 +499,9 @@ fn a_running_job_gets_more_time() {
     let expect =
         "jobspec-update{attributes.system.duration:100.0} | resource-update{expiration:1100.0}";
     assert_eq!(world.lines(), expect);
+    let job = world.jobs.get(JobId(1)).expect("active");
+    let resources = job.resources.as_deref().expect("allocated");
+    assert_eq!(resources["execution"]["expiration"], 1100.0);
 }
 
 #[test]

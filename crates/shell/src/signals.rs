@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use proto::job_info::{JobInfoUpdateWatch, Update};
 use proto::job_manager::{JobManagerKill, Kill};
 use rpc::Dest;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
 use types::Errno;
 
 use crate::fatal::Fatal;
@@ -79,35 +81,102 @@ fn option(shell: &Shell) -> Result<Option<(i32, f64)>, Fatal> {
     Ok(Some((signum, left)))
 }
 
-/// Sends the job the signal it wants some time before its end, on the leader.
+/// Sends the job the signal it wants some time before its end, on the leader; again if it gets
+/// another end.
 pub(crate) fn watch_expiration(shell: &Rc<Shell>) -> Result<(), Fatal> {
     let Some((signum, left)) = option(shell)?.filter(|_| shell.is_leader()) else {
         return Ok(());
     };
-    let name = Signal::try_from(signum).map_or("signal", Signal::as_str);
-    let expiration = shell.job.resources.expiration;
-    if expiration <= 0.0 {
-        let text = format!("job has no expiration, {name} will not be sent");
-        shell.log.write(Level::Debug, NAME, &text);
-        return Ok(());
+    let warning = Warning {
+        signum,
+        name: Signal::try_from(signum).map_or("signal", Signal::as_str),
+        left,
+    };
+    tokio::task::spawn_local(warning.follow(shell.clone()));
+    Ok(())
+}
+
+/// A signal that tells of the end.
+struct Warning {
+    signum: i32,
+    name: &'static str,
+    /// Seconds between the two.
+    left: f64,
+}
+
+impl Warning {
+    async fn follow(self, shell: Rc<Shell>) {
+        let mut expiration = shell.job.resources.expiration;
+        let wanted = Update {
+            id: shell.job.id,
+            key: "R".to_owned(),
+            flags: 0,
+        };
+        let mut updates = shell
+            .handle
+            .stream::<JobInfoUpdateWatch>(Dest::Any, &wanted);
+        loop {
+            let mut due = self.announce(&shell, expiration);
+            let next = loop {
+                tokio::select! {
+                    update = updates.next() => match update {
+                        Ok(Some(found)) => match end_of(&found) {
+                            // The first answer is what is known.
+                            Some(end) if end != expiration => break end,
+                            _ => {}
+                        },
+                        Ok(None) => return,
+                        Err(error) => return shell.log.error(format!("update-watch: {error}")),
+                    },
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        due = None;
+                        self.send(&shell, expiration).await;
+                    }
+                }
+            };
+            expiration = next;
+        }
     }
-    let wait = (expiration - left - now()).max(0.0);
-    let text = format!("Will send {name} to job in {wait:.2}s");
-    shell.log.write(Level::Debug, NAME, &text);
-    let shell = shell.clone();
-    tokio::task::spawn_local(async move {
-        tokio::time::sleep(Duration::from_secs_f64(wait)).await;
+
+    /// Tells when it will be sent, if there is an end.
+    fn announce(&self, shell: &Shell, expiration: f64) -> Option<Instant> {
+        let name = self.name;
+        if expiration <= 0.0 {
+            let text = format!("job has no expiration, {name} will not be sent");
+            shell.log.write(Level::Debug, NAME, &text);
+            return None;
+        }
+        let wait = (expiration - self.left - now()).max(0.0);
+        let text = format!("Will send {name} to job in {wait:.2}s");
+        shell.log.write(Level::Debug, NAME, &text);
+        // An end too far away to be counted is none.
+        let wait = Duration::try_from_secs_f64(wait).ok()?;
+        Instant::now().checked_add(wait)
+    }
+
+    async fn send(&self, shell: &Shell, expiration: f64) {
         let left = (expiration - now()).max(0.0);
-        let text = format!("job will expire in {left:.1}s, sending {name} to job");
+        let text = format!(
+            "job will expire in {left:.1}s, sending {} to job",
+            self.name
+        );
         shell.log.write(Level::Notice, NAME, &text);
         let kill = Kill {
             id: shell.job.id,
-            signum,
+            signum: self.signum,
         };
         let sent = shell.handle.call::<JobManagerKill>(Dest::Any, &kill).await;
         if let Err(error) = sent {
             shell.log.error(format!("signal: {error}"));
         }
-    });
-    Ok(())
+    }
+}
+
+/// The end of R in an answer.
+fn end_of(found: &Map<String, Value>) -> Option<f64> {
+    found
+        .get("R")?
+        .get("execution")?
+        .get("expiration")?
+        .as_f64()
 }

@@ -211,9 +211,10 @@ fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
             }
         }
         if !args.has("quiet") {
+            // With --verbose those that were left alone are shown too.
             let queues = match name {
-                Some(name) => vec![Some(name)],
-                None => names(&client).await?,
+                Some(name) if !args.has("verbose") => vec![Some(name)],
+                _ => names(&client).await?,
             };
             for name in queues {
                 let prefix = prefix(&name);
@@ -224,7 +225,7 @@ fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
                 }
             }
         }
-        if args.has("verbose") {
+        if args.has("verbose") && matches!(change, Change::Start(_)) {
             counters(&client).await?;
         }
         Ok(0)

@@ -18,15 +18,15 @@ mod mock;
 mod shells;
 mod writer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use module::{Builtin, Context, Failure, Host, Input, Severity};
 use proto::config::ModuleConfigReload;
 use proto::job_exec::{
-    CriticalRanks, JobExecCriticalRanks, JobExecExpiration, JobExecOverride, JobExecShellBarrier,
-    JobExecStats, Start,
+    CriticalRanks, Expiration, JobExecCriticalRanks, JobExecExpiration, JobExecOverride,
+    JobExecShellBarrier, JobExecStats, Start,
 };
 use proto::job_manager::{ExecHello, JOB_EXCEPTION, JobException, JobManagerExecHello};
 use proto::{Access, Empty, Payload as _};
@@ -74,6 +74,9 @@ struct Running {
 }
 
 /// What all jobs share.
+/// Debug bit: new expirations are refused.
+const DEBUG_EXPIRATION: i32 = 1;
+
 struct Shared {
     handle: Handle,
     host: Rc<dyn Host>,
@@ -81,6 +84,7 @@ struct Shared {
     jobs: RefCell<HashMap<JobId, Running>>,
     primary: Writer,
     owner: UserId,
+    debug: Rc<Cell<i32>>,
 }
 
 impl Shared {
@@ -106,6 +110,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         jobs: RefCell::default(),
         primary: Writer::primary(context.handle.clone()),
         owner: nix::unistd::getuid().as_raw().into(),
+        debug: context.debug_flags(),
     });
     context.subscribe(JOB_EXCEPTION);
     let hello = ExecHello {
@@ -160,7 +165,13 @@ fn routes() -> Routes<State> {
             },
         )
         .on::<JobExecExpiration>(|shared, request, wish| {
-            if shared.control(wish.id, Control::Expiration(wish.expiration)) {
+            let Expiration { id, expiration } = wish;
+            if shared.debug.get() & DEBUG_EXPIRATION != 0 {
+                let text = "Rejecting expiration update for testing";
+                request.fail(RpcError::new(Errno::EINVAL, text));
+            } else if shared.control(id, Control::Expiration(expiration)) {
+                let text = format!("updated expiration of {} to {expiration:.2}", id.f58());
+                shared.log(Severity::Debug, text);
                 request.reply(&Empty {});
             } else {
                 request.fail(RpcError::new(Errno::ENOENT, "Job not found"));

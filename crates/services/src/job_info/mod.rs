@@ -213,22 +213,10 @@ async fn owner_of(state: &Shared, id: JobId) -> Result<UserId, RpcError> {
 
 /// Applies what a job's log says changed to its R or jobspec.
 fn apply_updates(key: &str, object: &mut Map<String, Value>, log: &[Entry]) {
-    for entry in log {
-        match (key, entry.name.as_str()) {
-            ("jobspec", "jobspec-update") => {
-                if let Some(updates) = &entry.context {
-                    jobs::update_jobspec(object, updates);
-                }
-            }
-            ("R", "resource-update") => {
-                if let Some(expiration) = entry.get("expiration")
-                    && let Some(Value::Object(execution)) = object.get_mut("execution")
-                {
-                    execution.insert("expiration".into(), expiration.clone());
-                }
-            }
-            _ => {}
-        }
+    match key {
+        "jobspec" => jobs::apply_updates(log, Some(object), None),
+        "R" => jobs::apply_updates(log, None, Some(object)),
+        _ => {}
     }
 }
 

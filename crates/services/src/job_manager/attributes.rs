@@ -1,6 +1,6 @@
 //! `job-manager.getattr`: a job's jobspec, R and eventlog.
 
-use jobs::{Object, update_jobspec};
+use jobs::{Object, apply_updates};
 use proto::job_manager::{GetAttr, JobManagerGetattr};
 use rpc::{Request, RpcError};
 use serde_json::{Map, Value};
@@ -30,17 +30,11 @@ impl State {
         tokio::task::spawn_local(async move {
             let reading = Reading::start(&handle, wanted.id);
             let result = reading.finish().await.and_then(|stored| {
-                let mut jobspec = stored.jobspec;
+                let (mut jobspec, mut resources) = (stored.jobspec, stored.resources);
                 let entries = eventlog::decode(stored.log.as_bytes())
                     .map_err(|error| RpcError::new(error.errno(), error.to_string()))?;
-                let updates = entries
-                    .iter()
-                    .filter(|entry| entry.name == "jobspec-update");
-                for updates in updates.filter_map(|entry| entry.context.as_ref()) {
-                    update_jobspec(&mut jobspec, updates);
-                }
-                let resources = stored.resources.as_ref();
-                select(&wanted.attrs, &jobspec, resources, &stored.log)
+                apply_updates(&entries, Some(&mut jobspec), resources.as_mut());
+                select(&wanted.attrs, &jobspec, resources.as_ref(), &stored.log)
             });
             handle.respond_result(&message, &result);
         });

@@ -47,7 +47,10 @@ impl Config {
                     let invalid = "job-manager.inactive-num-limit: must be >= 0";
                     parsed.num_limit = Some(number.ok_or(invalid)?);
                 }
-                "stop-queues-on-restart" => parsed.stop_queues = value.as_bool().unwrap_or(false),
+                "stop-queues-on-restart" => {
+                    let invalid = "job-manager.stop-queues-on-restart: must be true or false";
+                    parsed.stop_queues = value.as_bool().ok_or(invalid)?;
+                }
                 "plugins" if !value.is_array() => {
                     return Err("[job-manager.plugins] config must be an array".to_owned());
                 }

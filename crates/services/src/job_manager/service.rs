@@ -490,12 +490,10 @@ impl State {
         let posts = self.posts.clone();
         tokio::task::spawn_local(async move {
             let result = match call.await {
-                Err(error) if error.errno != Errno::ENOSYS => Err(RpcError::new(
-                    error.errno,
-                    error
-                        .text
-                        .unwrap_or_else(|| "scheduler refused expiration update".into()),
-                )),
+                Err(error) if error.errno != Errno::ENOSYS => {
+                    let text = "scheduler refused expiration update";
+                    Err(RpcError::new(error.errno, text))
+                }
                 _ => Ok(()),
             };
             let _ended = posts.send(Posted::Updated(Box::new(pending), result));
