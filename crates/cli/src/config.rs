@@ -18,11 +18,17 @@ pub(crate) fn merge_into(a: &mut Value, b: Value) {
     }
 }
 
-/// TOML text as JSON.
+/// TOML text as JSON. Errors are one line that tells the place.
 pub(crate) fn from_toml(text: &str) -> Result<Value, String> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| error.to_string())?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let why = error.message().replace('\n', ", ");
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let Some(before) = before else { return why };
+        let line = before.matches('\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let column = before[start..].chars().count() + 1;
+        format!("{why} (at line {line}, column {column})")
+    })?;
     serde_json::to_value(table).map_err(|error| error.to_string())
 }
 
@@ -37,11 +43,15 @@ pub(crate) fn merge<'a>(items: impl Iterator<Item = &'a str>) -> Result<Value, F
 }
 
 fn piece(item: &str) -> Result<Value, Fail> {
-    let fail = |reason: &dyn std::fmt::Display| Fail::new(format!("--conf={item}: {reason}"));
+    let fail = |reason: &dyn std::fmt::Display| Fail::new(format!("--conf: {reason}"));
     if item.contains('\n') || item.starts_with('{') {
-        return serde_json::from_str(item)
-            .or_else(|_| from_toml(item))
-            .map_err(|error| fail(&error));
+        let json = item.trim_start().starts_with('{');
+        let parsed = match json {
+            true => serde_json::from_str(item).map_err(|error| error.to_string()),
+            false => from_toml(item),
+        };
+        let text = "failed to parse multiline as TOML or JSON";
+        return parsed.map_err(|why| fail(&format_args!("{text}: {why}")));
     }
     if let Some((key, value)) = item.split_once('=') {
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
@@ -52,14 +62,18 @@ fn piece(item: &str) -> Result<Value, Fail> {
     let path = if item.ends_with(".toml") || item.ends_with(".json") {
         item.to_owned()
     } else {
-        named(item).ok_or_else(|| fail(&"config not found"))?
+        named(item).ok_or_else(|| fail(&format_args!("named config '{item}' not found")))?
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| fail(&Errno::from_io(&error)))?;
-    if path.ends_with(".json") {
-        serde_json::from_str(&text).map_err(|error| fail(&error))
-    } else {
-        from_toml(&text).map_err(|error| fail(&error))
-    }
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| fail(&format_args!("{path}: {}", Errno::from_io(&error))))?;
+    let parsed = match path.ends_with(".json") {
+        true => serde_json::from_str(&text).map_err(|error| error.to_string()),
+        false => from_toml(&text),
+    };
+    parsed.map_err(|why| match path == item {
+        true => fail(&format_args!("parse error: {path}: {why}")),
+        false => Fail::new(format!("--conf={item}: {path}: {why}")),
+    })
 }
 
 /// The directories of user and system configuration, the most important first.

@@ -127,6 +127,8 @@ pub(crate) struct Args {
     given: Vec<(&'static Opt, Option<String>)>,
     /// The other words.
     pub(crate) words: Vec<String>,
+    /// Whether `--` comes before all of them.
+    pub(crate) introduced: bool,
 }
 
 const HELP: Opt = flag('h', "help", "Display this message.");
@@ -153,10 +155,12 @@ impl Parser {
             parser: self,
             given: Vec::new(),
             words: Vec::new(),
+            introduced: false,
         };
         let mut words = words.iter().cloned().peekable();
         while let Some(word) = words.next() {
             if word == "--" {
+                args.introduced = args.words.is_empty();
                 args.words.extend(words);
                 break;
             }
@@ -410,6 +414,7 @@ impl Args {
                 .map(|(opt, value)| (*opt, value.as_deref().map(&change)))
                 .collect(),
             words: self.words.clone(),
+            introduced: self.introduced,
         }
     }
 

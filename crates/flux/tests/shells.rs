@@ -76,6 +76,32 @@ fn tasks_inherit_standard_streams_only() {
 }
 
 #[test]
+fn a_killed_shell_counts_as_the_end_of_its_tasks() {
+    let output = Command::new(FLUX)
+        .args(["start", "--test-size=2", "sh", "-c"])
+        .arg(
+            r#"
+        id=$(flux submit -N2 -o exit-timeout=0.1s sh -c '
+            test $FLUX_TASK_RANK = 0 && exec sleep 60
+            flux job wait-event -t 20 -p exec $FLUX_JOB_ID shell.start && kill -9 $PPID
+        ')
+        flux job wait-event -t 20 $id clean >/dev/null
+        flux job eventlog --format=json $id | grep exception
+        "#,
+        )
+        .env_remove("FLUX_URI")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let note = "exited and exit-timeout=0.1s has expired";
+    assert!(
+        stdout.contains("sh: shell rank 1 on host") && stdout.contains(note),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn jobs_outlive_the_fork_server() {
     check(
         r#"

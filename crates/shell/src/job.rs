@@ -269,7 +269,9 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskma
         }
         "hostfile" => {
             let path = value.unwrap_or_default();
-            let text = std::fs::read_to_string(path)
+            // The shell itself enters the job's directory only later.
+            let whole = std::path::Path::new(jobspec.cwd().unwrap_or_default()).join(path);
+            let text = std::fs::read_to_string(whole)
                 .map_err(|error| failed(format!("{path}: {}", types::Errno::from_io(&error))))?;
             let mut hosts = Hostlist::new();
             for line in text.lines().filter(|line| !line.trim().is_empty()) {

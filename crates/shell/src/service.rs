@@ -143,7 +143,11 @@ fn on_doom(shell: &Rc<Shell>, info: Map<String, Value>) {
 /// Another shell is gone: its tasks have ended, badly.
 fn on_lost(shell: &Rc<Shell>, lost: &Lost) {
     if !lost.message.is_empty() {
-        shell.log.write(log::Level::Fatal, None, &lost.message);
+        let level = match lost.severity {
+            0 => log::Level::Fatal,
+            _ => log::Level::Warn,
+        };
+        shell.log.write(level, Some("exception"), &lost.message);
     }
     shell.shells_done.borrow_mut().insert(lost.shell_rank);
     shell.wake.notify_one();

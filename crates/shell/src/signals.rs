@@ -130,7 +130,7 @@ impl Warning {
                     },
                     () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                         due = None;
-                        self.send(&shell, expiration).await;
+                        self.send(&shell).await;
                     }
                 }
             };
@@ -154,12 +154,9 @@ impl Warning {
         Instant::now().checked_add(wait)
     }
 
-    async fn send(&self, shell: &Shell, expiration: f64) {
-        let left = (expiration - now()).max(0.0);
-        let text = format!(
-            "job will expire in {left:.1}s, sending {} to job",
-            self.name
-        );
+    async fn send(&self, shell: &Shell) {
+        let Warning { name, left, .. } = self;
+        let text = format!("job will expire in {left:.1}s, sending {name} to job");
         shell.log.write(Level::Notice, NAME, &text);
         let kill = Kill {
             id: shell.job.id,

@@ -319,14 +319,18 @@ fn signal(text: &str) -> Result<Value, Fail> {
         Some((name, time)) => (name, Some(time)),
         None => (text, None),
     };
+    let invalid = |why: &dyn std::fmt::Display| Fail::new(format!("--signal={text}: {why}"));
     let signum = match name {
         "" => libc::SIGUSR1,
+        name if name.parse::<i64>().is_ok_and(|number| number <= 0) => {
+            return Err(invalid(&"signal must be > 0"));
+        }
         name => crate::signal::parse(name)
-            .ok_or_else(|| Fail::new(format!("signal '{name}' is invalid")))?,
+            .ok_or_else(|| invalid(&format_args!("signal '{name}' is invalid")))?,
     };
     let timeleft = match time {
-        None => 60.0,
-        Some(time) => fail::duration(time)?,
+        None | Some("") => 60.0,
+        Some(time) => fail::duration(time).map_err(|why| invalid(&why.text))?,
     };
     Ok(json!({"signum": signum, "timeleft": timeleft}))
 }

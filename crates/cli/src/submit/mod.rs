@@ -305,20 +305,22 @@ fn broker_command(args: &Args, rest: &[String]) -> Vec<String> {
     command
 }
 
-fn file(jobspec: &mut Value, name: &str, mode: u32, data: &[u8]) {
+/// Adds a file object (RFC 37) to the jobspec.
+fn add_file(jobspec: &mut Value, name: &str, file: Value) {
     if let Value::Object(system) = &mut jobspec["attributes"]["system"] {
         let files = system
             .entry("files")
             .or_insert_with(|| Value::Object(serde_json::Map::new()));
-        files[name] = jobspec::file_object(mode, data, None);
+        files[name] = file;
     }
 }
 
 fn configure(args: &Args, jobspec: &mut Value) -> Result<(), Fail> {
     if args.has("conf") {
         let config = crate::config::merge(args.all("conf"))?;
-        let text = config.to_string();
-        file(jobspec, "conf.json", 0o100_600, text.as_bytes());
+        // Data that is no text is written out as JSON.
+        let file = serde_json::json!({"mode": 0o100_600, "data": config});
+        add_file(jobspec, "conf.json", file);
     }
     if args.has("add-brokers") {
         return Err(Fail::new("--add-brokers is not implemented"));
@@ -357,7 +359,8 @@ pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
         if !args.has("job-name") {
             jobspec["attributes"]["system"]["job"] = serde_json::json!({"name": script.name});
         }
-        file(&mut jobspec, "script", 0o100_700, script.text.as_bytes());
+        let file = jobspec::file_object(0o100_700, script.text.as_bytes(), None);
+        add_file(&mut jobspec, "script", file);
         configure(&args, &mut jobspec)?;
         let flags = jobspec::flags(&args)?;
         let urgency = urgency(args.get("urgency"))?;
@@ -427,6 +430,10 @@ pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
     };
     fail::run("flux-alloc: ERROR", async {
         let mut rest = args.words.clone();
+        if args.introduced {
+            // Words of the command may look like options of the broker.
+            rest.insert(0, "--".to_owned());
+        }
         let background = args.has("bg");
         if background && rest.is_empty() {
             rest.push("-Sbroker.rc2_none=1".to_owned());

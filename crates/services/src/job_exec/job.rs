@@ -421,6 +421,11 @@ impl Job<'_> {
             let reason = format!("{} terminated before first barrier", self.id.f58());
             self.drain(IdSet::from_range(shell.rank, shell.rank), reason);
             self.fail("exec", &note);
+        } else if at > 0 && status & 0x7f != 0 && self.failed.is_none() {
+            // It cannot have told the leader of its tasks' end.
+            let text = types::describe_signal(status & 0x7f);
+            let message = format!("shell rank {at} (on {}): {text}", self.shells[at].host);
+            self.tell_leader(at, 2, message);
         }
     }
 
@@ -464,7 +469,12 @@ impl Job<'_> {
         if error.errno == Errno::EHOSTUNREACH {
             let text = format!("node failure on {host} (rank {rank})");
             let critical = self.critical.contains(at as u32);
-            self.tell_leader(at, critical, &host);
+            let (severity, message) = match critical {
+                true => (0, format!("node failure on {host} (shell rank {at})")),
+                // The exception's note says it.
+                false => (2, String::new()),
+            };
+            self.tell_leader(at, severity, message);
             if critical {
                 self.fail("exec", &text);
             } else {
@@ -487,16 +497,12 @@ impl Job<'_> {
     }
 
     /// Tells the first shell that another is lost.
-    fn tell_leader(&self, at: usize, critical: bool, host: &str) {
+    fn tell_leader(&self, at: usize, severity: i32, message: String) {
         let Some(leader) = self.shells.first().filter(|shell| shell.pid.is_some()) else {
             return;
         };
-        let message = match critical {
-            true => format!("node failure on {host} (shell rank {at})"),
-            false => String::new(),
-        };
-        let payload = json!({"type": "lost-shell", "severity": if critical { 0 } else { 2 },
-            "shell_rank": at, "message": message});
+        let payload = json!({"type": "lost-shell", "severity": severity, "shell_rank": at,
+            "message": message});
         let plain = self.id.f58_plain();
         let topic = format!(
             "{}-shell-{plain}.exception",

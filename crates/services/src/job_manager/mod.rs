@@ -400,7 +400,13 @@ impl State {
                             not coincide with expiration";
                 self.with_jobs(|jobs, now, out| jobs.on_exception(now, id, "exec", 1, note, out));
             }
-            Posted::InstanceEnd(expiration) => self.jobs.instance_expiration = expiration,
+            Posted::InstanceEnd(expiration) => {
+                if self.jobs.instance_expiration != expiration {
+                    let text = format!("duration-validator: updated expiration to {expiration:.2}");
+                    self.log(Severity::Debug, text);
+                }
+                self.jobs.instance_expiration = expiration;
+            }
             Posted::History(step) => self.on_history(step),
             Posted::Backlog(listener, part) => self.journal.backlog(&self.handle, listener, part),
         }

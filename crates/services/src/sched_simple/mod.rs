@@ -220,6 +220,8 @@ impl State {
         }
         if let Some(expiration) = update.expiration {
             pool.set_expiration(expiration);
+            let text = format!("resource expiration updated to {expiration:.2}");
+            self.host.log(Severity::Info, "sched-simple", &text);
         }
         Ok(())
     }
