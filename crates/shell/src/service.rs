@@ -155,7 +155,7 @@ fn on_lost(shell: &Rc<Shell>, lost: &Lost) {
         let node = shell.job.nodes.get(lost.shell_rank as usize);
         let host = node.map_or("unknown", |node| &node.host);
         let who = format!("shell rank {} on host {host}", lost.shell_rank);
-        task::watch_exit(shell, &who, 1 << 8);
+        task::watch_exit(shell, &who, "", 1 << 8);
     }
 }
 

@@ -298,11 +298,13 @@ pub(crate) fn first_exit(shell: &Rc<Shell>, info: Map<String, Value>, host: &str
     let status = number("wait_status") as i32;
     let who = format!("task rank {} on host {host}", number("rank"));
     shell.store.append(key::EXEC, "shell.task-exit", info);
-    watch_exit(shell, &who, status);
+    let how = format!(" ({})", describe_status(status));
+    watch_exit(shell, &who, &how, status);
 }
 
-/// Ends the job after its first task's end, or its first lost shell, as the options say.
-pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, status: i32) {
+/// Ends the job after its first task's end, or its first lost shell, as the options say. `how` it
+/// ended follows the verb; of a shell that is not told.
+pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, how: &str, status: i32) {
     let command = shell
         .job
         .jobspec
@@ -311,9 +313,8 @@ pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, status: i32) {
         .cloned()
         .unwrap_or_default();
     let command = command.rsplit('/').next().unwrap_or_default().to_owned();
-    let how = describe_status(status);
     if status != 0 && shell.job.switch("exit-on-error") {
-        let note = format!("{command}: {who} failed ({how}) and exit-on-error is set");
+        let note = format!("{command}: {who} failed{how} and exit-on-error is set");
         return raise(shell, note, status);
     }
     let Some(timeout) = shell.exit_timeout else {
@@ -323,7 +324,7 @@ pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, status: i32) {
         return;
     }
     let shell = shell.clone();
-    let note = format!("{command}: {who} exited ({how}) and exit-timeout=");
+    let note = format!("{command}: {who} exited{how} and exit-timeout=");
     tokio::task::spawn_local(async move {
         tokio::time::sleep(timeout).await;
         let seconds = types::fsd::format_g(timeout.as_secs_f64(), 6);
