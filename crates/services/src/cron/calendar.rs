@@ -61,7 +61,7 @@ impl Calendar {
     /// The first time after `now` that matches, both in seconds since the epoch; `None` if there
     /// is none.
     pub(super) fn next_after(&self, now: f64, zone: &TimeZone) -> Option<f64> {
-        let from = Timestamp::from_second(now.floor() as i64 + 1).ok()?;
+        let from = Timestamp::from_second((now.floor() as i64).saturating_add(1)).ok()?;
         let found = if self.hour == Field::Hour.every() {
             self.next_elapsed(from, zone)
         } else {
