@@ -1,5 +1,6 @@
 //! `flux multi-prog`: another program for each task of a job, from one file.
 
+use std::borrow::Cow;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -56,9 +57,9 @@ fn run_or_show(path: &str, ranks: Option<IdSet>) -> fail::Outcome {
     };
     if let Some(ranks) = ranks {
         for rank in ranks.iter() {
-            let quoted = shlex::try_join(command(rank)?.iter().map(String::as_str));
-            let quoted = quoted.map_err(|error| Fail::of(path, error))?;
-            outln!("{rank}: {quoted}");
+            let words = command(rank)?;
+            let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+            outln!("{rank}: {}", words.join(" "));
         }
         return Ok(0);
     }
@@ -123,6 +124,15 @@ impl Programs {
         let fill = |word: &String| word.replace("%t", &rank.to_string()).replace("%o", &offset);
         Some(words.iter().map(fill).collect())
     }
+}
+
+/// A word as a shell would have to be given it; only words that need it are quoted.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', "'\"'\"'")).into()
 }
 
 #[cfg(test)]

@@ -80,6 +80,21 @@ pub(super) async fn restore(shared: &Shared, start: &Start) -> Result<(), RpcErr
     }
 }
 
+/// Whether a job that ran before this module may be gone on with (RFC 50). Errors: why not.
+pub(super) async fn check_recoverable(shared: &Shared, id: JobId) -> Result<(), String> {
+    let key = format!("{}.guest.exec.eventlog", id.kvs_path());
+    let found = store::get(&shared.handle, &key).await;
+    let Some(log) = found.map_err(|error| format!("{key}: {error}"))? else {
+        // What ran too short for one has nothing that could get lost.
+        return Ok(());
+    };
+    let entries = spec::eventlog::decode(&log).map_err(|error| format!("{key}: {error}"))?;
+    match entries.iter().any(|entry| entry.name == "recoverable") {
+        true => Ok(()),
+        false => Err("no recoverable event".to_owned()),
+    }
+}
+
 async fn new_namespace(shared: &Shared, start: &Start, root: BlobRef) -> Result<(), RpcError> {
     let request = NamespaceCreate {
         namespace: namespace(start.id),

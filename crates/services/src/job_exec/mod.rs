@@ -268,9 +268,20 @@ fn begin(shared: &State, message: Message, start: Start) {
     shared.jobs.borrow_mut().insert(id, running);
     let shared = shared.clone();
     tokio::task::spawn_local(async move {
-        match test {
-            Some(test) => mock::run(&shared, &message, &start, &test, controls).await,
-            None => job::run(&shared, &message, start, controls).await,
+        // Real jobs cannot be gone on with anyhow, which they say themselves.
+        let recoverable = match start.reattach && test.is_some() {
+            true => guest::check_recoverable(&shared, id).await,
+            false => Ok(()),
+        };
+        match (recoverable, test) {
+            (Err(why), _) => {
+                let answers = job::Answers::new(&shared.handle, &message, id);
+                answers.exception("exec", 0, &format!("job is not recoverable: {why}"));
+                answers.finish(1 << 8);
+                answers.release();
+            }
+            (Ok(()), Some(test)) => mock::run(&shared, &message, &start, &test, controls).await,
+            (Ok(()), None) => job::run(&shared, &message, start, controls).await,
         }
         shared.jobs.borrow_mut().remove(&id);
     });
