@@ -289,11 +289,16 @@ impl Parser {
         matching.next().is_none().then_some(first)
     }
 
+    /// The last word of the name: how messages about an option's argument call the command.
+    fn command(&self) -> &'static str {
+        self.name.rsplit(' ').next().unwrap_or(self.name)
+    }
+
     fn unknown(&self, word: &str, name: &str) -> i32 {
         match self.family {
             Family::G => {
-                let dashes = if word.starts_with("--") { "--" } else { "" };
-                err!("{}: unrecognized option '{dashes}{name}'", self.name);
+                let spelled = if word.starts_with("--") { word } else { name };
+                err!("{}: unrecognized option '{spelled}'", self.name);
                 err!("Try `{} --help' for more information.", self.name);
                 1
             }
@@ -432,9 +437,9 @@ impl Args {
         }
         Err(match self.parser.family {
             Family::G => {
-                let prog = self.parser.prog();
+                let command = self.parser.command();
                 err!(
-                    "{}: {prog}: Option '{key}' requires an integer argument",
+                    "{}: {command}: Option '{key}' requires an integer argument",
                     self.parser.name
                 );
                 1
@@ -448,6 +453,22 @@ impl Args {
         })
     }
 
+    /// An option's argument as a number.
+    ///
+    /// # Errors
+    ///
+    /// The exit status, if it is none.
+    pub(crate) fn float(&self, key: &str) -> Result<Option<f64>, i32> {
+        let Some(text) = self.get(key) else {
+            return Ok(None);
+        };
+        text.trim().parse().map(Some).map_err(|_| {
+            let command = self.parser.command();
+            let text = format!("{command}: Option '{key}' requires a floating point argument");
+            self.parser.usage_error(&text)
+        })
+    }
+
     /// An option's argument as a number of bytes below `end`, if that is given.
     ///
     /// # Errors
@@ -458,7 +479,7 @@ impl Args {
             return Ok(None);
         };
         let name = self.parser.name;
-        let command = name.rsplit(' ').next().unwrap_or(name);
+        let command = self.parser.command();
         let Some(size) = bytes(text) else {
             err!(
                 "{name}: {command}: invalid argument for option '{key}': {text}: {}",
@@ -489,9 +510,9 @@ impl Args {
         }
         Err(match self.parser.family {
             Family::G => {
-                let prog = self.parser.prog();
+                let command = self.parser.command();
                 err!(
-                    "{}: {prog}: Invalid argument for option '{key}': '{text}'",
+                    "{}: {command}: Invalid argument for option '{key}': '{text}'",
                     self.parser.name
                 );
                 1

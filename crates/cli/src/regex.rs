@@ -1,7 +1,65 @@
 //! A small backtracking matcher for the regular expressions commands accept: literals, `.`,
-//! classes, groups, `|`, `^`, `$`, `*`, `+`, `?`.
+//! classes, groups, `|`, `^`, `$`, `*`, `+`, `?`, `{m,n}`.
 //!
 //! Patterns come from the user's own command line, so that their cost is the user's own.
+
+/// Whether a pattern is one.
+///
+/// # Errors
+///
+/// What is wrong and where, in the words of Python's `re`.
+pub(crate) fn check(pattern: &str) -> Result<(), String> {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let wrong = |what: &str, at: usize| Err(format!("{what} at position {at}"));
+    let mut open = Vec::new();
+    // Whether there is something to repeat before, and whether it is repeated already.
+    let (mut atom, mut repeated) = (false, false);
+    let mut at = 0;
+    while at < pattern.len() {
+        let here = at;
+        let bounds = bounds(&pattern[at..]);
+        at += bounds.as_ref().map_or(1, |(_, length)| *length);
+        if let Some(((min, max), _)) = bounds {
+            if !atom {
+                let what = if repeated {
+                    "multiple repeat"
+                } else {
+                    "nothing to repeat"
+                };
+                return wrong(what, here);
+            }
+            if min > max {
+                return wrong("min repeat greater than max repeat", here + 1);
+            }
+            (atom, repeated) = (false, true);
+            continue;
+        }
+        (atom, repeated) = (!matches!(pattern[here], '(' | '|' | '^'), false);
+        match pattern[here] {
+            '\\' if at == pattern.len() => return wrong("bad escape (end of pattern)", here),
+            '\\' => at += 1,
+            '[' => match class_length(&pattern[here..]) {
+                Some(length) => at = here + length,
+                None => return wrong("unterminated character set", here),
+            },
+            '(' => {
+                open.push(here);
+                if pattern.get(at) == Some(&'?') {
+                    if pattern.get(at + 1) != Some(&':') {
+                        return wrong("unsupported extension", here);
+                    }
+                    at += 2;
+                }
+            }
+            ')' if open.pop().is_none() => return wrong("unbalanced parenthesis", here),
+            _ => {}
+        }
+    }
+    match open.pop() {
+        Some(at) => wrong("missing ), unterminated subpattern", at),
+        None => Ok(()),
+    }
+}
 
 /// Whether a pattern matches at the start of a text.
 pub(crate) fn matches_at_start(pattern: &str, text: &str) -> bool {
@@ -30,7 +88,7 @@ fn alternatives(pattern: &[char]) -> Vec<&[char]> {
     while at < pattern.len() {
         match pattern[at] {
             '\\' => at += 1,
-            '[' => at += class_length(&pattern[at..]).saturating_sub(1),
+            '[' => at += class(&pattern[at..]).saturating_sub(1),
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
             '|' if depth == 0 => {
@@ -45,26 +103,59 @@ fn alternatives(pattern: &[char]) -> Vec<&[char]> {
     branches
 }
 
-fn class_length(pattern: &[char]) -> usize {
+/// The length of a class; one without an end reaches to the end of the pattern.
+fn class(pattern: &[char]) -> usize {
+    class_length(pattern).unwrap_or(pattern.len())
+}
+
+fn class_length(pattern: &[char]) -> Option<usize> {
     let skip = if pattern.get(1) == Some(&'^') { 3 } else { 2 };
     pattern
         .iter()
         .skip(skip)
         .position(|c| *c == ']')
-        .map_or(pattern.len(), |at| at + skip + 1)
+        .map(|at| at + skip + 1)
+}
+
+/// How often the atom before may occur, if a repetition begins here, and the repetition's length.
+fn bounds(pattern: &[char]) -> Option<((usize, usize), usize)> {
+    let (bounds, mut length) = match pattern.first()? {
+        '*' => ((0, usize::MAX), 1),
+        '+' => ((1, usize::MAX), 1),
+        '?' => ((0, 1), 1),
+        '{' => {
+            let end = pattern.iter().position(|c| *c == '}')?;
+            let text: String = pattern[1..end].iter().collect();
+            let number = |text: &str, default: usize| match text {
+                "" => Some(default),
+                text => text.parse().ok(),
+            };
+            let bounds = match text.split_once(',') {
+                Some((min, max)) => (number(min, 0)?, number(max, usize::MAX)?),
+                None => text.parse().map(|count| (count, count)).ok()?,
+            };
+            (bounds, end + 1)
+        }
+        _ => return None,
+    };
+    // Whether a match is greedy does not matter to whether there is one.
+    if pattern.get(length) == Some(&'?') {
+        length += 1;
+    }
+    Some((bounds, length))
 }
 
 /// The length of the first atom.
 fn atom_length(pattern: &[char]) -> usize {
     match pattern[0] {
         '\\' => 2.min(pattern.len()),
-        '[' => class_length(pattern),
+        '[' => class(pattern),
         '(' => {
             let (mut depth, mut at) = (0usize, 0);
             while at < pattern.len() {
                 match pattern[at] {
                     '\\' => at += 1,
-                    '[' => at += class_length(&pattern[at..]).saturating_sub(1),
+                    '[' => at += class(&pattern[at..]).saturating_sub(1),
                     '(' => depth += 1,
                     ')' => {
                         depth -= 1;
@@ -97,12 +188,8 @@ fn run(pattern: &[char], text: &[char], at: usize, next: Next<'_>) -> bool {
     let length = atom_length(pattern);
     let atom = &pattern[..length];
     let rest = &pattern[length..];
-    let (min, max, rest) = match rest.first() {
-        Some('*') => (0, usize::MAX, &rest[1..]),
-        Some('+') => (1, usize::MAX, &rest[1..]),
-        Some('?') => (0, 1, &rest[1..]),
-        _ => (1, 1, rest),
-    };
+    let ((min, max), skip) = bounds(rest).unwrap_or(((1, 1), 0));
+    let rest = &rest[skip..];
     repeat(atom, min, max, rest, text, at, next)
 }
 
@@ -177,7 +264,7 @@ fn in_class(atom: &[char], c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{matches_at_start, search};
+    use super::{check, matches_at_start, search};
 
     #[test]
     fn expressions() {
@@ -190,10 +277,37 @@ mod tests {
             ("(a*)*b", "aac", false),
             ("x?y", "y", true),
             ("\\d+", "ab12", true),
+            ("^a{2}$", "aa", true),
+            ("^a{2}$", "aaa", false),
+            ("^a{2,}$", "aaa", true),
+            ("^a{,1}$", "aa", false),
+            ("a{x}", "a{x}", true),
+            ("^a*?$", "aa", true),
         ] {
             assert_eq!(search(pattern, text), expect, "{pattern} {text}");
         }
         assert!(matches_at_start("FLUX_.*|PATH", "FLUX_URI"));
         assert!(!matches_at_start("URI", "FLUX_URI"));
+    }
+
+    #[test]
+    fn what_is_no_expression_is_told_as_python_tells_it() {
+        for (pattern, expect) in [
+            ("a[", "unterminated character set at position 1"),
+            ("[]", "unterminated character set at position 0"),
+            ("*a", "nothing to repeat at position 0"),
+            ("a|*", "nothing to repeat at position 2"),
+            ("a**", "multiple repeat at position 2"),
+            ("(a", "missing ), unterminated subpattern at position 0"),
+            ("a)", "unbalanced parenthesis at position 1"),
+            ("a{3,2}", "min repeat greater than max repeat at position 2"),
+            ("a\\", "bad escape (end of pattern) at position 1"),
+            ("(?P<", "unsupported extension at position 0"),
+        ] {
+            assert_eq!(check(pattern), Err(expect.to_owned()), "{pattern}");
+        }
+        for pattern in ["", "a[]x]", "(?:a|b)*?", "a\\[", "a{x}", "^$", "x{1,2}"] {
+            assert_eq!(check(pattern), Ok(()), "{pattern}");
+        }
     }
 }

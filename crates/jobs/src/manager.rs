@@ -266,7 +266,8 @@ impl Jobs {
         });
     }
 
-    /// Posts an event of any kind. Errors: `ENOENT`.
+    /// Posts an event of any kind. Errors: `ENOENT`; `EINVAL` for one that cannot follow what the
+    /// eventlog has: once written, it would make the log unreadable.
     pub fn post_event(
         &mut self,
         now: f64,
@@ -274,8 +275,14 @@ impl Jobs {
         entry: Entry,
         out: &mut Effects,
     ) -> Result<(), Refusal> {
-        if !self.active.contains_key(&id) {
+        let Some(job) = self.active.get(&id) else {
             return Err(Refusal::new(Errno::ENOENT, ""));
+        };
+        if entry.name.is_empty() {
+            return Err(Refusal::new(Errno::EINVAL, "an event needs a name"));
+        }
+        if let Err(error) = job.fold.clone().apply(&entry) {
+            return Err(Refusal::new(Errno::EINVAL, error.to_string()));
         }
         self.post(id, entry);
         self.settle(now, out);

@@ -318,12 +318,7 @@ fn show_stats(args: &Args, object: Value) -> Result<(), Fail> {
                 .ok_or_else(|| Fail::new(format!("`{path}' not found in response")))?;
         }
     }
-    let scale = match args.get("scale") {
-        Some(text) => text
-            .parse::<f64>()
-            .map_err(|_| Fail::new(format!("invalid scale: {text}")))?,
-        None => 1.0,
-    };
+    let scale = args.float("scale")?.unwrap_or(1.0);
     let number = value.as_f64().map(|number| number * scale);
     match (args.get("type"), number) {
         (Some("int"), Some(number)) => outln!("{}", number as i64),

@@ -22,6 +22,12 @@ const FILTER: Opt = arg(
     "STATE|RESULT",
     "Jobs with this state or result",
 );
+const QUEUE: Opt = arg(
+    'q',
+    "queue",
+    "QUEUE,...",
+    "Jobs of these queues (multiple use OK)",
+);
 const COUNT: Opt = arg('c', "count", "N", "At most N jobs");
 const MAX: Opt = arg('\0', "max-entries", "N", "Search at most N jobs");
 
@@ -35,6 +41,7 @@ static PGREP: Parser = Parser {
         EVERYBODY,
         USER,
         FILTER,
+        QUEUE,
         COUNT,
         MAX,
         flag('n', "no-header", "Leave out the header line"),
@@ -54,6 +61,7 @@ static PKILL: Parser = Parser {
         EVERYBODY,
         USER,
         FILTER,
+        QUEUE,
         COUNT,
         MAX,
         flag('\0', "wait", "Wait until the jobs have ended"),
@@ -68,29 +76,36 @@ struct Expression {
 }
 
 impl Expression {
-    fn parse(args: &Args) -> Result<Expression, i32> {
+    fn parse(args: &Args) -> Result<Expression, Fail> {
         let mut expression = Expression {
             range: None,
             name: None,
         };
-        let wrong = |text: &str| Err(args.parser().usage_error(text));
+        let wrong = |text: &str| {
+            let text = format!("expression error: {text}");
+            Err(Fail::new(text).with_status(2))
+        };
+        if args.words.is_empty() {
+            let missing = "the following arguments are required: EXPRESSION";
+            return Err(args.parser().usage_error(missing).into());
+        }
         for word in &args.words {
             let range = word
                 .split_once("..")
                 .and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
             if range.is_some() {
                 if std::mem::replace(&mut expression.range, range).is_some() {
-                    return wrong("only one jobid range may be specified");
+                    return wrong("Only one jobid range can be provided");
                 }
                 continue;
             }
             let name = word.strip_prefix("name:").unwrap_or(word).to_owned();
-            if expression.name.replace(name).is_some() {
-                return wrong("only one name pattern may be specified");
+            if let Err(error) = regex::check(&name) {
+                return wrong(&error);
             }
-        }
-        if args.words.is_empty() {
-            return wrong("the following arguments are required: expression");
+            if expression.name.replace(name).is_some() {
+                return wrong("Only one pattern can be provided");
+            }
         }
         Ok(expression)
     }
@@ -184,7 +199,7 @@ pub(crate) fn pkill(_: &Invocation<'_>, words: &[String]) -> i32 {
             match call.await {
                 Ok(_) => canceled += 1,
                 Err(error) => {
-                    err!("flux-pkill: ERROR: {}: {error}", job.id());
+                    err!("flux-pkill: ERROR: {}: cancel: {error}", job.id());
                     status = 1;
                 }
             }

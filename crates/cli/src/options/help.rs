@@ -18,11 +18,6 @@ pub(crate) fn columns() -> usize {
 }
 
 impl Parser {
-    /// The program's name in run-time errors.
-    pub(crate) fn prog(&self) -> String {
-        self.name.split(' ').take(2).collect::<Vec<_>>().join("-")
-    }
-
     pub(super) fn show_help(&self) -> i32 {
         let text = self.help_text();
         match self.family {

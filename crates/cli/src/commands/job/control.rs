@@ -35,7 +35,7 @@ pub(super) fn urgency(words: &[String]) -> i32 {
     fail::run(PROG, async {
         let id = parse_id(id_text)?;
         let urgency = submit::urgency(Some(text))
-            .map_err(|_| Fail::new(format!("invalid urgency: {text}")))?;
+            .map_err(|_| Fail::new(format!("error parsing urgency: \"{text}\"")))?;
         let client = connect().await?;
         let request = Urgency { id, urgency };
         let call = client
@@ -151,7 +151,11 @@ pub(crate) fn states(list: &str) -> Result<i32, Fail> {
             "pending" => 14,
             "running" => 48,
             "active" => 62,
-            _ => return Err(Fail::new(format!("Invalid job state specified: {name}"))),
+            _ => {
+                return Err(Fail::new(format!(
+                    "error parsing --states: {name} is unknown"
+                )));
+            }
         };
     }
     Ok(bits)
@@ -161,7 +165,10 @@ pub(crate) fn states(list: &str) -> Result<i32, Fail> {
 pub(crate) fn user(text: Option<&str>) -> Result<i64, Fail> {
     match text {
         None => Ok(i64::from(nix::unistd::getuid().as_raw())),
-        Some(text) => Ok(userid(text)?.map_or(-1, i64::from)),
+        Some(text) => match userid(text) {
+            Ok(user) => Ok(user.map_or(-1, i64::from)),
+            Err(_) => Err(Fail::new(format!("unknown user {text}"))),
+        },
     }
 }
 

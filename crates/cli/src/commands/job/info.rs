@@ -7,13 +7,14 @@ use proto::job_list::{JobListId, JobListJobStats, ListId};
 use proto::job_manager::{HistoryGet, JobManagerHistoryGet};
 use rpc::Dest;
 use serde_json::Value;
-use types::JobId;
 use types::fluid::Encoding;
+use types::{Errno, JobId};
 
 use super::{PROG, connect, parse_id};
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg, flag};
 use crate::{err, json, outln, submit, timefmt};
+use jobs::State;
 
 static INFO: Parser = Parser {
     name: "flux-job info",
@@ -60,7 +61,10 @@ pub(super) fn info(words: &[String]) -> i32 {
         };
         let client = connect().await?;
         let call = client.handle().call::<JobInfoLookup>(Dest::Any, &request);
-        let found = call.await?;
+        let found = call.await.map_err(|error| match error.errno {
+            Errno::EISDIR => Fail::of(key, error),
+            _ => error.into(),
+        })?;
         let text = match found.get(key) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
@@ -300,7 +304,10 @@ pub(super) fn timeleft(words: &[String]) -> i32 {
             _ => return Ok(TIMELEFT.wrong_words()),
         };
         let id = match word {
-            Some(word) => Some(parse_id(&word)?),
+            Some(word) => Some(
+                word.parse()
+                    .map_err(|_| Fail::new(format!("failed to parse jobid {word}")))?,
+            ),
             // This instance may itself be a job.
             None => match client.attr("jobid").await {
                 Ok(id) => {
@@ -329,19 +336,25 @@ pub(super) fn timeleft(words: &[String]) -> i32 {
 }
 
 async fn time_left(client: &client::Client, id: JobId) -> Result<f64, Fail> {
-    let request = Lookup {
+    let request = ListId {
         id,
-        keys: vec!["R".to_owned()],
-        flags: lookup_flags::JSON_DECODE | lookup_flags::CURRENT,
+        attrs: vec!["state".to_owned(), "expiration".to_owned()],
+        state: None,
     };
-    let call = client.handle().call::<JobInfoLookup>(Dest::Any, &request);
-    let found = call
-        .await
-        .map_err(|_| Fail::new("job has not started or is not a job"))?;
-    let expiration = found
-        .get("R")
-        .and_then(|resources| resources["execution"]["expiration"].as_f64())
-        .unwrap_or_default();
+    let call = client.handle().call::<JobListId>(Dest::Any, &request);
+    let job = call.await.map_err(|error| match error.errno {
+        Errno::ENOENT => Fail::new(format!("{id}: no such jobid")),
+        _ => error.into(),
+    })?;
+    let number = |key: &str| job.job.get(key).and_then(Value::as_f64);
+    let state = number("state").unwrap_or_default() as i64;
+    if state == State::Inactive as i64 {
+        return Ok(0.0);
+    }
+    if state < State::Run as i64 {
+        return Err(Fail::new(format!("job {id} has not started")));
+    }
+    let expiration = number("expiration").unwrap_or_default();
     if expiration == 0.0 {
         return Ok(f64::INFINITY);
     }
@@ -373,7 +386,10 @@ pub(super) fn list_ids(words: &[String]) -> i32 {
         let state = match args.get("wait-state").map(str::to_lowercase).as_deref() {
             None => None,
             Some("inactive") => Some(64),
-            Some(name) => Some(super::control::states(name)?),
+            Some(name) => Some(
+                super::control::states(name)
+                    .map_err(|_| Fail::new(format!("invalid job state specified: {name}")))?,
+            ),
         };
         let client = connect().await?;
         for word in &args.words {

@@ -7,6 +7,7 @@ use rpc::Dest;
 use serde_json::{Value, json};
 
 use super::{PROG, connect};
+use crate::commands::jobs::is_state;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
 use crate::{err, json as text, outln};
@@ -42,7 +43,14 @@ const ALL_STATES: &[&str] = &["pending", "running", "inactive"];
 pub(super) fn list(words: &[String]) -> i32 {
     show(&LIST, words, |args| {
         let states: Vec<String> = match args.get("states") {
-            Some(list) => list.split(',').map(str::to_lowercase).collect(),
+            Some(list) => {
+                let names: Vec<String> = list.split(',').map(str::to_lowercase).collect();
+                if let Some(unknown) = names.iter().find(|name| !is_state(name)) {
+                    let text = format!("error parsing --states: {unknown} is unknown");
+                    return Err(Fail::new(text));
+                }
+                names
+            }
             None if args.has("all") || args.has("all-user") => {
                 ALL_STATES.iter().map(|&state| state.to_owned()).collect()
             }
@@ -66,14 +74,7 @@ pub(super) fn list(words: &[String]) -> i32 {
 
 pub(super) fn list_inactive(words: &[String]) -> i32 {
     show(&LIST_INACTIVE, words, |args| {
-        let since = match args.get("since") {
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| Fail::new(format!("invalid time: {text}")))?,
-            ),
-            None => None,
-        };
-        Ok((json!({ "states": ["inactive"] }), since))
+        Ok((json!({ "states": ["inactive"] }), args.float("since")?))
     })
 }
 
@@ -86,6 +87,9 @@ fn show(
         Ok(args) => args,
         Err(status) => return status,
     };
+    if !args.words.is_empty() {
+        return parser.wrong_words();
+    }
     if std::io::stdout().is_terminal() {
         err!("This is not the command you are looking for. Try flux-jobs(1).");
         return 1;
@@ -101,7 +105,11 @@ fn show(
         };
         let client = connect().await?;
         let call = client.handle().call::<JobListList>(Dest::Any, &request);
-        for job in call.await?.jobs {
+        let answer = call.await;
+        for job in answer
+            .map_err(|error| Fail::of("job-list.list", error))?
+            .jobs
+        {
             outln!("{}", text::python(&job, true));
         }
         Ok(0)

@@ -113,6 +113,11 @@ pub(super) fn status(words: &[String]) -> i32 {
             .map(|word| Ok((word.clone(), parse_id(word)?)))
             .collect::<Result<Vec<_>, Fail>>()?;
         let client = connect().await?;
+        let verbose = args.count("verbose");
+        let many = ids.len() > 1;
+        if many && verbose > 0 {
+            err!("{PROG}: fetching status for {} jobs", ids.len());
+        }
         let mut tasks = Vec::new();
         for (word, id) in ids {
             let client = client.clone();
@@ -120,10 +125,15 @@ pub(super) fn status(words: &[String]) -> i32 {
                 follow(&client, id, &word).await
             }));
         }
-        let mut highest = 0;
-        let verbose = args.count("verbose");
+        let mut all = Vec::new();
         for task in tasks {
-            let ended = task.await.map_err(|error| Fail::new(error.to_string()))??;
+            all.push(task.await.map_err(|error| Fail::new(error.to_string()))??);
+        }
+        if many && verbose > 0 {
+            err!("{PROG}: all done.");
+        }
+        let mut highest = 0;
+        for ended in all {
             let id = ended.id;
             let mut code = i64::from(ended.status.map_or(0, signal::exit_code));
             if ended.status.is_none() && ended.exception.is_some() {
@@ -131,7 +141,8 @@ pub(super) fn status(words: &[String]) -> i32 {
             }
             if args.has("json") {
                 outln!("{}", text::compact(&Value::Object(ended.result)));
-            } else if let Some(kind) = ended.exception.filter(|_| ended.status.is_none()) {
+            }
+            if let Some(kind) = ended.exception.filter(|_| ended.status.is_none()) {
                 if verbose > 0 {
                     err!("{PROG}: {id}: exception type={kind}");
                 }

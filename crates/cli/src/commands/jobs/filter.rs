@@ -112,12 +112,17 @@ impl Filter {
     }
 }
 
+/// Whether states of jobs have this name.
+pub(crate) fn is_state(name: &str) -> bool {
+    STATES.contains(&name)
+}
+
 /// Any of some states or results.
 fn states(names: &[String]) -> Result<Value, Fail> {
     let mut states = Vec::new();
     let mut results = Vec::new();
     for name in names {
-        if STATES.contains(&name.as_str()) {
+        if is_state(name) {
             states.push(name.as_str());
         } else if RESULTS.contains(&name.as_str()) {
             results.push(name.as_str());

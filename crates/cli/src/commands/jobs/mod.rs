@@ -18,7 +18,7 @@ use crate::options::{Args, Family, Parser, arg, flag, maybe};
 use crate::{color, err, json as text, out, outln, output, terminal};
 
 pub(crate) use fields::{attributes, heading};
-pub(crate) use filter::{Filter, userid};
+pub(crate) use filter::{Filter, is_state, userid};
 pub(crate) use job::{Job, username};
 
 static PARSER: Parser = Parser {
