@@ -17,7 +17,6 @@ mod format;
 mod json;
 mod options;
 mod output;
-mod regex;
 mod resolve;
 mod signal;
 mod submit;

@@ -45,7 +45,7 @@ fn class(pattern: &[char], c: char) -> Option<usize> {
 }
 
 /// Whether a character is in what stands between brackets: characters, and ranges such as `a-z`.
-pub fn is_in_set(set: &[char], c: char) -> bool {
+fn is_in_set(set: &[char], c: char) -> bool {
     let mut found = false;
     let mut at = 0;
     while at < set.len() {

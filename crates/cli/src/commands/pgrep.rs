@@ -1,6 +1,7 @@
 //! `flux pgrep` and `flux pkill`: jobs by name or range of ids.
 
 use proto::job_manager::{JobManagerRaise, Raise};
+use regex_lite::Regex;
 use rpc::Dest;
 use types::JobId;
 
@@ -11,7 +12,6 @@ use crate::err;
 use crate::fail::{self, Fail};
 use crate::format::{self, Format, Named, NoFormat, Row};
 use crate::options::{Args, Family, Opt, Parser, arg, flag};
-use crate::regex;
 
 const ALL: Opt = flag('a', "", "Jobs in all states");
 const EVERYBODY: Opt = flag('A', "", "The jobs of all users");
@@ -72,7 +72,7 @@ static PKILL: Parser = Parser {
 /// What jobs must match: a range of ids, and a name.
 struct Expression {
     range: Option<(JobId, JobId)>,
-    name: Option<String>,
+    name: Option<Regex>,
 }
 
 impl Expression {
@@ -99,10 +99,11 @@ impl Expression {
                 }
                 continue;
             }
-            let name = word.strip_prefix("name:").unwrap_or(word).to_owned();
-            if let Err(error) = regex::check(&name) {
-                return wrong(&error);
-            }
+            let name = word.strip_prefix("name:").unwrap_or(word);
+            let name = match Regex::new(name) {
+                Ok(name) => name,
+                Err(error) => return wrong(&format!("'{name}': {error}")),
+            };
             if expression.name.replace(name).is_some() {
                 return wrong("Only one pattern can be provided");
             }
@@ -112,9 +113,9 @@ impl Expression {
 
     fn matches(&self, job: &Job) -> bool {
         let in_range = |(low, high): &(JobId, JobId)| (*low..=*high).contains(&job.id());
-        let has_name = |pattern: &String| {
+        let has_name = |pattern: &Regex| {
             let name = job.field("name").map(|value| value.plain());
-            name.is_ok_and(|name| regex::search(pattern, &name))
+            name.is_ok_and(|name| pattern.is_match(&name))
         };
         self.range.as_ref().is_none_or(in_range) && self.name.as_ref().is_none_or(has_name)
     }

@@ -1,6 +1,7 @@
 //! What of the submitter's environment and limits a job gets.
 
 use nix::sys::resource::{Resource, getrlimit};
+use regex_lite::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::fail::Fail;
@@ -125,30 +126,27 @@ impl Rules {
 }
 
 /// A glob, or a regular expression after a slash or between two, matched at the start.
-struct Matcher {
-    pattern: String,
-    regex: bool,
+enum Matcher {
+    Glob(String),
+    Regex(Regex),
 }
 
 impl Matcher {
     fn new(pattern: &str) -> Result<Matcher, Fail> {
-        Ok(match pattern.strip_prefix('/') {
-            Some(regex) => Matcher {
-                pattern: regex.strip_suffix('/').unwrap_or(regex).to_owned(),
-                regex: true,
-            },
-            None => Matcher {
-                pattern: pattern.to_owned(),
-                regex: false,
-            },
-        })
+        let Some(regex) = pattern.strip_prefix('/') else {
+            return Ok(Matcher::Glob(pattern.to_owned()));
+        };
+        let regex = regex.strip_suffix('/').unwrap_or(regex);
+        let parsed = Regex::new(&format!("^(?:{regex})"));
+        parsed
+            .map(Matcher::Regex)
+            .map_err(|error| Fail::new(format!("'{pattern}': {error}")))
     }
 
     fn matches(&self, name: &str) -> bool {
-        if self.regex {
-            crate::regex::matches_at_start(&self.pattern, name)
-        } else {
-            types::glob::matches(&self.pattern, name)
+        match self {
+            Matcher::Glob(pattern) => types::glob::matches(pattern, name),
+            Matcher::Regex(regex) => regex.is_match(name),
         }
     }
 }
