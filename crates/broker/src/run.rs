@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use module::Builtin;
+use module::{Builtin, Severity};
 use proto::Raw;
 use proto::log::LogAppend;
 use rpc::Dest;
@@ -97,6 +97,7 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
     for (name, value) in place_attributes(rank, &topology) {
         attrs.put(name, value);
     }
+    let size = topology.size();
     let joined = join_tree(&mut attrs, boot, &topology, id).await?;
     router.set_tree(Some(joined.overlay.clone()));
     let forward = (rank != Rank::LEADER).then(|| forward_to_parent(&router));
@@ -130,6 +131,13 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
     };
     let broker = Broker::new(parts, events);
     joined.overlay.attach(&broker);
+    if args.verbose > 0 {
+        let text = format!("boot: rank={rank} size={size}");
+        broker.log(Severity::Info, &text);
+    }
+    if args.verbose > 1 {
+        broker.log(Severity::Info, "entering event loop");
+    }
     let start = Start {
         command: args.command,
         parent: joined.parent,
