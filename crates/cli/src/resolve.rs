@@ -1,5 +1,7 @@
 //! Finding the URI of an instance from what people call it.
 
+mod slurm;
+
 use std::path::Path;
 
 use client::Client;
@@ -47,7 +49,8 @@ pub(crate) async fn resolve(target: &str, options: Options) -> Result<String, Fa
     let uri = match scheme {
         "jobid" => path(argument, options).await?,
         "pid" => of_process(argument)?,
-        "slurm" | "lsf" => {
+        "slurm" => slurm::uri(argument)?,
+        "lsf" => {
             return Err(Fail::new(format!("URI scheme {scheme} is not implemented")));
         }
         _ => return Err(Fail::new(format!("No plugin for URI scheme {scheme}"))),
