@@ -58,6 +58,7 @@ pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
 
 fn run(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Result<i32, String> {
     raise_descriptor_limit()?;
+    let_faults_kill()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -73,6 +74,20 @@ fn raise_descriptor_limit() -> Result<(), String> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| errno.to_string())?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
         .map_err(|errno| format!("RLIMIT_NOFILE: {errno}"))
+}
+
+/// Gives the signals of faults back their meaning. The handler a Rust program has for them takes
+/// the first for a stack overflow or ignores it, so that somebody who sends one to have a broker
+/// dump core would have to send it twice.
+#[expect(unsafe_code, reason = "signal(2); no handler is installed")]
+fn let_faults_kill() -> Result<(), String> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default disposition runs no code of this program.
+        unsafe { signal(fault, SigHandler::SigDfl) }
+            .map_err(|errno| format!("{fault}: {errno}"))?;
+    }
+    Ok(())
 }
 
 async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Result<i32, String> {

@@ -39,12 +39,17 @@ pub(super) fn listen(instance: &Rc<Instance>) -> Result<Service, String> {
     })))
 }
 
-struct Output(mpsc::UnboundedSender<Message>);
+struct Output {
+    messages: mpsc::UnboundedSender<Message>,
+    /// Whose messages they are: clients pass over those of nobody.
+    cred: Cred,
+}
 
 impl Transport for Output {
-    fn send(&self, message: Message) {
+    fn send(&self, mut message: Message) {
+        message.cred = self.cred;
         // A client that left needs no answer.
-        let _gone = self.0.send(message);
+        let _gone = self.messages.send(message);
     }
 }
 
@@ -138,7 +143,13 @@ async fn client(instance: Rc<Instance>, mut stream: UnixStream) {
         eprintln!("flux-start: hi {}", &name[..5]);
     }
     let (output, mut output_rx) = mpsc::unbounded_channel();
-    let handle = Handle::new(Rc::new(Output(output)));
+    let handle = Handle::new(Rc::new(Output {
+        messages: output,
+        cred: Cred {
+            userid: UserId(own),
+            rolemask: RoleMask::OWNER,
+        },
+    }));
     let (mut reader, mut writer) = stream.into_split();
     let write = async {
         while let Some(message) = output_rx.recv().await {
@@ -176,5 +187,22 @@ async fn client(instance: Rc<Instance>, mut stream: UnixStream) {
     tokio::select! { () = write => {}, () = read => {} }
     if instance.options.verbose > 0 {
         eprintln!("flux-start: bye {}", &name[..5]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_the_owners() {
+        let (messages, mut sent) = mpsc::unbounded_channel();
+        let cred = Cred {
+            userid: UserId(1000),
+            rolemask: RoleMask::OWNER,
+        };
+        let output = Output { messages, cred };
+        output.send(Message::event("start.status".to_owned().into()));
+        assert_eq!(sent.try_recv().expect("sent").cred, cred);
     }
 }
