@@ -13,6 +13,7 @@ mod cleanup;
 mod config;
 mod connector;
 mod external;
+mod fake_resources;
 mod groups;
 mod internal;
 mod lifecycle;

@@ -13,7 +13,7 @@ use types::Rank;
 
 use crate::broker::Broker;
 use crate::modules::{self, Program};
-use crate::{persist, runat};
+use crate::{fake_resources, persist, runat};
 
 /// Loads the standard modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
@@ -23,6 +23,13 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     let store = persist::attr(broker, "content.backing-module");
     let restore = match persist::source(broker) {
         Ok(source) => source.filter(|_| leader),
+        Err(text) => {
+            broker.log(Severity::Err, &format!("rc1: {text}"));
+            return 1;
+        }
+    };
+    let fake = match fake_resources::read(&broker.config.borrow()) {
+        Ok(fake) => fake,
         Err(text) => {
             broker.log(Severity::Err, &format!("rc1: {text}"));
             return 1;
@@ -62,6 +69,19 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
                 return code;
             }
             args.push("truncate".to_owned());
+        }
+        if name == "resource"
+            && let Some(set) = &fake
+        {
+            args.extend(fake_resources::RESOURCE_ARGS.map(str::to_owned));
+            let installed = match leader {
+                true => fake_resources::install(broker, set).await,
+                false => Ok(()),
+            };
+            if let Err(error) = installed {
+                broker.log(Severity::Err, &format!("rc1: fake resources: {error}"));
+                return 1;
+            }
         }
         if let Err(error) = modules::load(broker, Program::builtin(builtin, name, name, args)).await
         {

@@ -162,7 +162,7 @@ async fn run_leader(
     let host = context.host();
     let verification = config.verification(is_recovering(&context));
     let (rediscover, update_watch) = (config.rediscover, config.update_watch);
-    let configured = config.resources.is_some();
+    let configured = config.resources.as_ref().map(ResourceSet::ranks);
     let mut leader = Leader::new(
         handle.clone(),
         host,
@@ -192,7 +192,7 @@ async fn run_leader(
         if update_watch {
             parent.follow(set.expiration, posts.clone());
         }
-        if !configured && stored.is_none() && !rediscover {
+        if configured.is_none() && stored.is_none() && !rediscover {
             given = parent::renumbered(set, &hosts);
             if given.is_none() {
                 let text = "R of the enclosing instance has another number of ranks: discovering";
@@ -200,9 +200,11 @@ async fn run_leader(
             }
         }
     }
+    // Ranks without a broker are up as well: R may be of a machine that is not there.
+    let known = configured.or_else(|| stored.as_ref().map(ResourceSet::ranks));
     leader.start(stored, given);
     if force_up {
-        leader.on_online(IdSet::first_n(size));
+        leader.on_online(IdSet::first_n(size).union(&known.unwrap_or_default()));
     } else {
         follow_group(&handle, "broker.online", posts.clone(), Posted::Online);
         follow_group(&handle, "broker.torpid", posts, Posted::Torpid);
