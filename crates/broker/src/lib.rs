@@ -3,6 +3,9 @@
 //! One process a node: the router, the sockets of clients and neighbours, the module host and the
 //! life cycle. Everything shares one thread; nothing here blocks it.
 
+// `eprintln!` panics where nobody reads: see `types::complain!`.
+#![warn(clippy::print_stderr)]
+
 mod args;
 mod attrs;
 mod boot;

@@ -211,7 +211,7 @@ impl Log {
         let line = format!("{} {}\n", record.timestamp, record.line());
         if let Err(error) = file.write_all(line.as_bytes()) {
             // Logging the failure would come back here; say it once where a person may see it.
-            eprintln!("flux-broker: log-filename: {error}");
+            types::complain!("flux-broker: log-filename: {error}");
             *slot = None;
         }
     }
@@ -229,7 +229,7 @@ impl Log {
             return;
         }
         if settings.stderr_local {
-            eprintln!("<{level}>{}", record.line());
+            types::complain!("<{level}>{}", record.line());
         } else {
             let time = record
                 .timestamp
@@ -238,7 +238,7 @@ impl Log {
                 .map_or_else(Zoned::now, |time| {
                     time.to_zoned(jiff::tz::TimeZone::system())
                 });
-            eprintln!(
+            types::complain!(
                 "{} {}",
                 time.strftime("%b %d %H:%M:%S.%6f %Z %Y"),
                 record.line()

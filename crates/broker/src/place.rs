@@ -46,7 +46,7 @@ pub(crate) fn describe_place(attrs: &mut Attrs, boot: &Boot) -> Result<(), Strin
         None => boot.size.to_string(),
         Some("0") => "1".into(),
         Some(text) if text == format!("0-{}", boot.size.saturating_sub(1)) => {
-            eprintln!(
+            types::complain!(
                 "flux-broker: broker.quorum is now a size - assuming {}",
                 boot.size
             );

@@ -34,23 +34,23 @@ pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
     let args = match args::parse(words.into_iter()) {
         Ok(args) => args,
         Err(text) => {
-            eprintln!("{text}");
+            types::complain!("{text}");
             return ExitCode::FAILURE;
         }
     };
     if args.help {
-        eprint!("{USAGE}");
+        types::complain!("{}", USAGE.trim_end());
         return ExitCode::SUCCESS;
     }
     let mut cleanup = Cleanup::default();
     let result = run(args, builtins, &mut cleanup);
     for failure in cleanup.run() {
-        eprintln!("flux-broker: {failure}");
+        types::complain!("flux-broker: {failure}");
     }
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(text) => {
-            eprintln!("flux-broker: {text}");
+            types::complain!("flux-broker: {text}");
             ExitCode::FAILURE
         }
     }
@@ -163,7 +163,7 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
     if let Err(error) = std::fs::remove_file(&socket)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        eprintln!("flux-broker: {socket}: {error}");
+        types::complain!("flux-broker: {socket}: {error}");
     }
     Ok(code)
 }

@@ -323,7 +323,7 @@ impl Terminal {
 fn ignore_terminal_stop() {
     // SAFETY: `SigIgn` installs no handler.
     if let Err(errno) = unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) } {
-        eprintln!("flux-broker: SIGTTOU: {errno}");
+        types::complain!("flux-broker: SIGTTOU: {errno}");
     }
 }
 

@@ -3,6 +3,9 @@
 //! [`main`] prepares the environment and finds the command by name; the command then parses its
 //! own words. Nothing is set up before a command needs it, so that starting one costs little.
 
+// `eprintln!` panics where nobody reads: see `types::complain!`.
+#![warn(clippy::print_stderr)]
+
 mod attach;
 mod builtin;
 mod color;

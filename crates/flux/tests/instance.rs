@@ -370,6 +370,18 @@ fn exit_codes_say_what_happened() {
 }
 
 #[test]
+fn an_instance_outlives_whoever_reads_what_it_says() {
+    check(
+        1,
+        "dir=$(mktemp -d); mkfifo $dir/said; exec 3<>$dir/said 4>$dir/said 3<&-; \
+         for how in 'start -v -Slog-stderr-level=7' 'broker -v -Slog-stderr-level=7'; do \
+             timeout 60 flux $how sh -c 'flux run true 2>/dev/null; exit 3' 2>&4; echo $?; \
+         done; rm -r $dir",
+        "3\n3\n",
+    );
+}
+
+#[test]
 fn requests_beyond_the_instance_are_refused_in_words() {
     let output = script(1, "flux run -N2 true; echo $?");
     assert!(

@@ -7,6 +7,9 @@
 //!
 //! One thread, no runtime threads: everything shares one [`shell::Shell`] without locks.
 
+// `eprintln!` panics where nobody reads: see `types::complain!`.
+#![warn(clippy::print_stderr)]
+
 mod affinity;
 mod batch;
 mod distribute;
@@ -67,7 +70,7 @@ pub fn shell_main(words: Vec<OsString>) -> ExitCode {
     }) {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("flux-shell: fork server: {}", types::Errno::from_io(&error));
+            types::complain!("flux-shell: fork server: {}", types::Errno::from_io(&error));
             ExitCode::FAILURE
         }
     }
@@ -81,7 +84,7 @@ fn shell(words: &[OsString]) -> u8 {
     let id = match parse(words) {
         Ok(id) => id,
         Err(text) => {
-            eprintln!("{text}");
+            types::complain!("{text}");
             return 1;
         }
     };
@@ -153,13 +156,13 @@ async fn fail_early(
             store.add(key::OUTPUT, "log", context);
         }
         if let Err(error) = store.sync().await {
-            eprintln!("flux-shell: kvs.commit: {error}");
+            types::complain!("flux-shell: kvs.commit: {error}");
         }
     } else {
         // There is no shell to pass these on; whoever started this one collects them.
         for context in log.take_held() {
             if let Some(text) = context.get("message").and_then(serde_json::Value::as_str) {
-                eprintln!("flux-shell: {text}");
+                types::complain!("flux-shell: {text}");
             }
         }
     }
@@ -176,7 +179,7 @@ async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
     if shell.is_leader()
         && let Err(error) = shell.store.sync().await
     {
-        eprintln!("flux-shell: kvs.commit: {error}");
+        types::complain!("flux-shell: kvs.commit: {error}");
     }
     if !fatal.silent {
         raise(&shell.handle, shell.job.id, fatal, &shell.log).await;

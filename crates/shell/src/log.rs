@@ -118,7 +118,7 @@ impl Log {
         let Some(rank) = self.rank.get() else {
             let (file, line) = (place.file(), place.line());
             let label = level.label();
-            eprintln!("flux-shell: {label}{prefix}{file}:{line}: {message}");
+            types::complain!("flux-shell: {label}{prefix}{file}:{line}: {message}");
             return;
         };
         if let Some(mut file) = file.as_deref() {

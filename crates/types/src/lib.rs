@@ -13,6 +13,8 @@ mod ids;
 pub mod idset;
 mod role;
 mod signal;
+#[doc(hidden)]
+pub mod stderr;
 
 pub use errno::Errno;
 pub use hostlist::Hostlist;

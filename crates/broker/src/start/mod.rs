@@ -33,12 +33,12 @@ pub fn start_main(words: Vec<OsString>) -> ExitCode {
     let options = match options::parse(words.into_iter()) {
         Ok(options) => options,
         Err(text) => {
-            eprintln!("{text}");
+            types::complain!("{text}");
             return ExitCode::FAILURE;
         }
     };
     if options.help {
-        eprint!("{USAGE}");
+        types::complain!("{}", USAGE.trim_end());
         return ExitCode::SUCCESS;
     }
     let result = match options.test_size {
@@ -48,7 +48,7 @@ pub fn start_main(words: Vec<OsString>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(text) => {
-            eprintln!("flux-start: {text}");
+            types::complain!("flux-start: {text}");
             ExitCode::FAILURE
         }
     }
@@ -102,7 +102,7 @@ fn become_broker(options: &Options) -> Result<u8, String> {
     let mut words = command_line(options)?;
     words.extend(options.command.iter().cloned());
     if options.verbose > 0 {
-        eprintln!("flux-start: {}", words.join(" "));
+        types::complain!("flux-start: {}", words.join(" "));
     }
     if options.noexec {
         return Ok(0);
@@ -138,7 +138,7 @@ fn start_test_instance(options: &Options, size: u32) -> Result<u8, String> {
     if options.noexec {
         if options.verbose > 0 {
             for rank in 0..size {
-                eprintln!("flux-start: {rank}: {}", words.join(" "));
+                types::complain!("flux-start: {rank}: {}", words.join(" "));
             }
         }
         return Ok(0);
@@ -171,7 +171,7 @@ fn start_test_instance(options: &Options, size: u32) -> Result<u8, String> {
         run(instance, size, ended_rx).await
     });
     if remove && let Err(error) = std::fs::remove_dir_all(&rundir) {
-        eprintln!("flux-start: {}: {error}", rundir.display());
+        types::complain!("flux-start: {}: {error}", rundir.display());
     }
     code
 }
@@ -318,7 +318,7 @@ async fn kill_late(instance: Rc<Instance>, timeout: Duration) {
             let _ended = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
     }
-    eprintln!("flux-start: Exit timeout: killed rank {killed}");
+    types::complain!("flux-start: Exit timeout: killed rank {killed}");
 }
 
 impl Instance {
@@ -332,7 +332,7 @@ impl Instance {
 
     fn trace(&self, rank: u32, who: char, line: &str) {
         if self.options.verbose >= 2 {
-            eprintln!("flux-start: {rank}: {who}: {}", line.trim_end());
+            types::complain!("flux-start: {rank}: {who}: {}", line.trim_end());
         }
     }
 
@@ -371,7 +371,7 @@ impl Instance {
                 .get_args()
                 .map(|word| word.to_string_lossy())
                 .collect();
-            eprintln!("flux-start: {rank}: {} {}", self.words[0], words.join(" "));
+            types::complain!("flux-start: {rank}: {} {}", self.words[0], words.join(" "));
         }
         let mut child = tokio::process::Command::from(command)
             .spawn()
@@ -397,18 +397,18 @@ impl Instance {
             Ok(status) => match (status.code(), status.signal()) {
                 (Some(0), _) => 0,
                 (Some(code), _) => {
-                    eprintln!("flux-start: {rank} (pid {pid}) exited with rc={code}");
+                    types::complain!("flux-start: {rank} (pid {pid}) exited with rc={code}");
                     code
                 }
                 (None, signal) => {
                     let number = signal.unwrap_or(0);
                     let name = types::describe_signal(number);
-                    eprintln!("flux-start: {rank} (pid {pid}) {name}");
+                    types::complain!("flux-start: {rank} (pid {pid}) {name}");
                     128 + number
                 }
             },
             Err(error) => {
-                eprintln!("flux-start: {rank} (pid {pid}): wait: {error}");
+                types::complain!("flux-start: {rank} (pid {pid}): wait: {error}");
                 1
             }
         };
@@ -440,7 +440,7 @@ impl Instance {
                     code,
                     message,
                 } => {
-                    eprintln!("flux-start: {task}: PMI abort (exit code {code}): {message}");
+                    types::complain!("flux-start: {task}: PMI abort (exit code {code}): {message}");
                     for member in self.members.borrow().iter() {
                         if let Some(pid) = member.pid {
                             let pid = nix::unistd::Pid::from_raw(pid as i32);
@@ -450,13 +450,13 @@ impl Instance {
                     }
                 }
                 Output::ProtocolError { task, line } => {
-                    eprintln!(
+                    types::complain!(
                         "flux-start: {task}: PMI protocol error: {}",
                         line.trim_end()
                     );
                 }
                 Output::BadVersion { task } => {
-                    eprintln!("flux-start: {task}: PMI version is not 1");
+                    types::complain!("flux-start: {task}: PMI version is not 1");
                 }
                 Output::Finalized { .. } => {}
             }

@@ -140,7 +140,7 @@ async fn client(instance: Rc<Instance>, mut stream: UnixStream) {
     }
     let name = uuid::Uuid::new_v4().to_string();
     if instance.options.verbose > 0 {
-        eprintln!("flux-start: hi {}", &name[..5]);
+        types::complain!("flux-start: hi {}", &name[..5]);
     }
     let (output, mut output_rx) = mpsc::unbounded_channel();
     let handle = Handle::new(Rc::new(Output {
@@ -179,14 +179,14 @@ async fn client(instance: Rc<Instance>, mut stream: UnixStream) {
                         routes().dispatch(&mut state.borrow_mut(), &handle, message);
                     }
                     Ok(None) => break,
-                    Err(error) => return eprintln!("flux-start: client: {error}"),
+                    Err(error) => return types::complain!("flux-start: client: {error}"),
                 }
             }
         }
     };
     tokio::select! { () = write => {}, () = read => {} }
     if instance.options.verbose > 0 {
-        eprintln!("flux-start: bye {}", &name[..5]);
+        types::complain!("flux-start: bye {}", &name[..5]);
     }
 }
 
