@@ -91,3 +91,18 @@ fn the_tree_of_jobs_goes_into_instances() {
          ",
     );
 }
+
+#[test]
+fn top_shows_the_instance_it_is_pointed_at() {
+    // `script` gives it a terminal; what the terminal shows is tested beside the code.
+    check(
+        "dir=$(mktemp -d); export TERM=xterm; \
+         id=$(flux submit -n1 flux start sh -c 'flux submit --wait-event=start sleep 60 && sleep 60'); \
+         flux job wait-event -t 20 $id memo >/dev/null; uri=$(flux uri --local $id); \
+         flux proxy $uri 'until test $(flux jobs -no {id} -f running | wc -l) = 1; do :; done'; \
+         script -qec \"stty rows 24 cols 80; flux top --test-exit --test-exit-dump=$dir/dump $id\" $dir/log >/dev/null; \
+         sed '/running/p; $!d; s/.* R 1/R 1/; s/ [^ ]* sleep/ sleep/' $dir/dump; \
+         grep -c 'depth: 1' $dir/log; flux top </dev/null 2>&1; rm -r $dir; flux cancel $id",
+        "1 running\nR 1 1 sleep\n1\nflux-top: stdin is not a terminal\n",
+    );
+}

@@ -43,6 +43,7 @@ pub(crate) mod shutdown;
 pub(crate) mod sproc;
 pub(crate) mod startlog;
 pub(crate) mod storage;
+pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod uptime;
 pub(crate) mod uri;
@@ -157,6 +158,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "job-validator",
         "Check jobspecs as on submission",
         ingest::validator,
+    ),
+    (
+        "top",
+        "Show the instance and its running jobs as they change",
+        top::run,
     ),
     ("uptime", "Show how long the instance runs", uptime::run),
     ("jobs", "List jobs", jobs::run),

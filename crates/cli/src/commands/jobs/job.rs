@@ -91,7 +91,8 @@ impl Job {
         )
     }
 
-    fn int(&self, key: &str) -> Option<i64> {
+    /// A number among what is told of it.
+    pub(crate) fn int(&self, key: &str) -> Option<i64> {
         self.info.get(key)?.as_i64()
     }
 
@@ -102,7 +103,8 @@ impl Job {
             .unwrap_or_default()
     }
 
-    fn str(&self, key: &str) -> &str {
+    /// A text among what is told of it, empty if there is none.
+    pub(crate) fn str(&self, key: &str) -> &str {
         self.info
             .get(key)
             .and_then(Json::as_str)
@@ -147,6 +149,11 @@ impl Job {
             _ if self.uri().is_some() => Some("\x1b[01;34m"),
             _ => None,
         }
+    }
+
+    /// The letter of its state.
+    pub(crate) fn state_letter(&self) -> &'static str {
+        self.state_text(|entry| entry.2)
     }
 
     fn state_text(

@@ -90,12 +90,13 @@ fn chosen(
 
 /// Queues: name and the properties they require, a virtual one its parent's.
 #[derive(Default)]
-struct Queues {
+pub(crate) struct Queues {
     list: Vec<(String, Option<Vec<String>>, bool)>,
 }
 
 impl Queues {
-    async fn read(client: &Client) -> Result<Queues, Fail> {
+    /// The queues of an instance.
+    pub(crate) async fn read(client: &Client) -> Result<Queues, Fail> {
         let call = client.handle().call::<ConfigGet>(Dest::Any, &Empty {});
         Ok(Queues::of(&Json::Object(call.await?)))
     }
@@ -123,8 +124,13 @@ impl Queues {
         Queues { list }
     }
 
+    /// Their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|(name, ..)| name.as_str())
+    }
+
     /// The part of some resources that any of the queues named may use.
-    fn restrict(&self, set: &ResourceSet, wanted: &[&str]) -> Result<ResourceSet, Fail> {
+    pub(crate) fn restrict(&self, set: &ResourceSet, wanted: &[&str]) -> Result<ResourceSet, Fail> {
         let mut out = ResourceSet::new();
         for name in wanted {
             let queue = self.list.iter().find(|(known, ..)| known == name);
