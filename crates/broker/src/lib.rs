@@ -24,6 +24,7 @@ mod log;
 mod modules;
 mod overlay;
 mod overlay_service;
+mod panics;
 mod parent;
 mod persist;
 mod place;

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use module::{Builtin, Severity};
 use proto::Raw;
 use proto::log::LogAppend;
 use rpc::Dest;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use types::{Rank, UserId};
 use wire::RouteId;
 
@@ -27,7 +28,7 @@ use crate::router::Router;
 use crate::rundir::Cleanup;
 use crate::settings::{Prepared, prepare};
 use crate::states::{Start, life};
-use crate::{connector, groups, rundir};
+use crate::{connector, groups, panics, rundir};
 
 /// Runs `flux broker` with the words after it and the modules this program has.
 pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
@@ -59,11 +60,13 @@ pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
 fn run(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Result<i32, String> {
     raise_descriptor_limit()?;
     let_faults_kill()?;
+    let panics = panics::watch();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let code = tokio::task::LocalSet::new().block_on(&runtime, live(args, builtins, cleanup));
+    let code =
+        tokio::task::LocalSet::new().block_on(&runtime, live(args, builtins, panics, cleanup));
     // Threads of modules (the database's) end by themselves; nothing waits for others.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
@@ -90,7 +93,12 @@ fn let_faults_kill() -> Result<(), String> {
     Ok(())
 }
 
-async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Result<i32, String> {
+async fn live(
+    args: Args,
+    builtins: Vec<Builtin>,
+    panics: Arc<Notify>,
+    cleanup: &mut Cleanup,
+) -> Result<i32, String> {
     let Prepared {
         mut attrs,
         config,
@@ -145,6 +153,7 @@ async fn live(args: Args, builtins: Vec<Builtin>, cleanup: &mut Cleanup) -> Resu
         hostlist: joined.hostlist,
     };
     let broker = Broker::new(parts, events);
+    tokio::task::spawn_local(panics::follow(broker.clone(), panics));
     joined.overlay.attach(&broker);
     if args.verbose > 0 {
         let text = format!("boot: rank={rank} size={size}");

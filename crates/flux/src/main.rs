@@ -3,8 +3,9 @@
 mod allocator;
 
 use std::ffi::OsString;
+use std::panic;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use cli::Program;
 
@@ -23,8 +24,19 @@ fn start(words: Vec<OsString>) -> ExitCode {
     broker::start_main(words.into_iter().skip(1).collect())
 }
 
+/// Makes a panic the end of the process. It is our fault, and what waits for a task that has gone
+/// would wait forever.
+fn end_on_panic() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        process::abort();
+    }));
+}
+
 fn main() -> ExitCode {
     allocator::tune();
+    end_on_panic();
     types::fluid::follow_locale();
     let words: Vec<OsString> = std::env::args_os().collect();
     // Job shells are started by this name, once for every job and node: nothing else comes first.
