@@ -382,6 +382,19 @@ fn an_instance_outlives_whoever_reads_what_it_says() {
 }
 
 #[test]
+fn an_environment_that_is_no_text_harms_nothing() {
+    check(
+        1,
+        "export BAD=$(printf 'a\\377b'); \
+         flux start 'flux run --env=-BAD sh -c \"echo ran; env | grep -c BAD\"; \
+                     flux exec echo hi; flux submit true 2>&1; flux submit --env=-* --env=BAD true 2>&1; true'",
+        "ran\n0\nhi\n\
+         flux-submit: ERROR: environment variable BAD is not UTF-8 text; --env=-BAD leaves it out\n\
+         flux-submit: ERROR: environment variable BAD is not UTF-8 text; --env=-BAD leaves it out\n",
+    );
+}
+
+#[test]
 fn requests_beyond_the_instance_are_refused_in_words() {
     let output = script(1, "flux run -N2 true; echo $?");
     assert!(

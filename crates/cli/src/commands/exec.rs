@@ -141,10 +141,8 @@ fn command(args: &Args) -> Result<Command, Fail> {
         cwd,
         label: args.get("label").map(str::to_owned),
         cmdline: args.words.clone(),
-        env: std::env::vars_os()
-            .filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?.into()))
-            })
+        env: types::environ::text_vars()
+            .map(|(name, value)| (name, value.into()))
             .collect(),
         opts,
         ..Command::default()

@@ -15,11 +15,7 @@ type Vars = Map<String, Value>;
 /// The second map holds values with templates, which the job shell expands.
 pub(super) fn environment(args: &Args) -> Result<(Vars, Vars), Fail> {
     let mut rules = Rules {
-        env: std::env::vars_os()
-            .filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?.into()))
-            })
-            .collect(),
+        env: inherited().collect(),
         expand: Map::new(),
     };
     for (opt, value) in args.given() {
@@ -31,7 +27,24 @@ pub(super) fn environment(args: &Args) -> Result<(Vars, Vars), Fail> {
             _ => {}
         }
     }
-    Ok((rules.env, rules.expand))
+    match rules.env.iter().find(|(_, value)| value.is_null()) {
+        Some((name, _)) => Err(Fail::new(format!(
+            "environment variable {name} is not UTF-8 text; --env=-{name} leaves it out"
+        ))),
+        None => Ok((rules.env, rules.expand)),
+    }
+}
+
+/// The variables of this process. Those that are not text have no value: they must be asked not to
+/// go along.
+fn inherited() -> impl Iterator<Item = (String, Value)> {
+    std::env::vars_os().map(
+        |(name, value)| match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => (name, value.into()),
+            (Ok(name), Err(_)) => (name, Value::Null),
+            (Err(name), _) => (name.to_string_lossy().into_owned(), Value::Null),
+        },
+    )
 }
 
 struct Rules {
@@ -49,9 +62,9 @@ impl Rules {
         }
         let Some((name, value)) = rule.split_once('=') else {
             let matcher = Matcher::new(rule)?;
-            for (name, value) in std::env::vars() {
+            for (name, value) in inherited() {
                 if matcher.matches(&name) && !self.env.contains_key(&name) {
-                    self.env.insert(name, value.into());
+                    self.env.insert(name, value);
                 }
             }
             return Ok(());

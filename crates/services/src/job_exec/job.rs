@@ -293,7 +293,7 @@ impl Job<'_> {
 
     fn command(&mut self, path: Option<&str>, start: &Start, signed: Option<String>) -> Command {
         let mut env = Map::new();
-        for (name, value) in std::env::vars() {
+        for (name, value) in types::environ::text_vars() {
             env.insert(name, value.into());
         }
         env.insert(

@@ -139,9 +139,8 @@ fn request(
 }
 
 fn environment() -> Map<String, Value> {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    std::env::vars_os()
-        .map(|(name, value)| (text(name), Value::String(text(value))))
+    types::environ::text_vars()
+        .map(|(name, value)| (name, value.into()))
         .collect()
 }
 
