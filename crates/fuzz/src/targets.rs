@@ -215,4 +215,14 @@ pub(crate) const TARGETS: &[Target] = &[
             "#  comment\n\nmetadata\n    name = \"foo\"\ncurve\n    public-key = \"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID\"\n    secret-key = \"D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs\"\n",
         ],
     },
+    Target {
+        name: "terminus",
+        run: proto::terminus::fuzz,
+        seeds: &[
+            r#"{"type":"data","data":"ls\r"}"#,
+            r#"{"type":"data","data":"AP8=","encoding":"base64"}"#,
+            r#"{"type":"attach","mode":"rw","winsize":{"rows":25,"cols":80}}"#,
+            r#"{"type":"exit","message":"session exiting","status":256}"#,
+        ],
+    },
 ];

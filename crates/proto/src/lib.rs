@@ -28,6 +28,7 @@ pub mod sdbus;
 pub mod service;
 pub mod shell;
 pub mod start;
+pub mod terminus;
 
 pub use payload::{Empty, Payload, PayloadError, Raw, json_payload};
 

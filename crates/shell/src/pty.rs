@@ -1,34 +1,26 @@
 //! Tasks on pseudo-terminals, and clients attached to them (the terminus protocol).
 //!
 //! A session is the terminal of one task, known by the task's rank. Its output is captured as the
-//! task's standard output, or goes to the client that is attached, or both. The output of an
+//! task's standard output, or goes to the clients that are attached, or both. The output of an
 //! interactive session waits for the first client.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use proto::Empty;
-use rpc::RpcError;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use rpc::{Handle, RpcError};
+use serde_json::Value;
 use spec::stdio::StreamData;
-use subprocess::PtyMaster;
-use tokio::sync::Notify;
-use types::{Errno, IdSet};
+use terminus::Session;
+use types::{Errno, IdSet, Rank};
 use wire::Message;
 
 use crate::fatal::Fatal;
 use crate::job::Job;
 use crate::output::{Dest, Stream};
 use crate::shell::Shell;
-use crate::store::now;
 
-/// The size of a terminal until a client says otherwise.
-const SIZE: (u16, u16) = (25, 80);
+/// The name of the sessions' server below that of the shell.
+const SERVER: &str = "terminus";
 
 /// What the `pty` option asks for.
 struct Config {
@@ -42,20 +34,7 @@ pub(crate) struct Ptys {
     config: Option<Config>,
     /// Whether rank 0 got a terminal without being listed.
     pub(crate) rank_0_added: bool,
-    sessions: RefCell<BTreeMap<u32, Rc<Session>>>,
-}
-
-/// A task's terminal.
-pub(crate) struct Session {
-    rank: u32,
-    master: PtyMaster,
-    capture: bool,
-    /// Whether output waits for a client.
-    held: Cell<bool>,
-    released: Notify,
-    client: RefCell<Option<Message>>,
-    exited: Cell<bool>,
-    ctime: f64,
+    server: terminus::Server,
 }
 
 fn parse(job: &Job) -> Result<Option<(Config, bool)>, Fatal> {
@@ -121,15 +100,17 @@ fn parse(job: &Job) -> Result<Option<(Config, bool)>, Fatal> {
 }
 
 impl Ptys {
-    pub(crate) fn new(job: &Job) -> Result<Ptys, Fatal> {
+    pub(crate) fn new(job: &Job, handle: Handle, service: &str, rank: u32) -> Result<Ptys, Fatal> {
         let (config, rank_0_added) = match parse(job)? {
             Some((config, added)) => (Some(config), added),
             None => (None, false),
         };
+        let node = job.nodes.get(rank as usize);
+        let broker_rank = Rank(node.map_or(0, |node| node.broker_rank));
         Ok(Ptys {
             config,
             rank_0_added,
-            sessions: RefCell::default(),
+            server: terminus::Server::new(handle, format!("{service}.{SERVER}"), broker_rank),
         })
     }
 
@@ -143,6 +124,11 @@ impl Ptys {
         self.config.as_ref().is_some_and(|config| config.capture)
     }
 
+    /// What the session of rank 0 is called below the shell's name.
+    pub(crate) fn first_session(&self) -> String {
+        proto::terminus::session_topic(SERVER, 0)
+    }
+
     /// Opens the terminal of a task that shall have one. Returns the task's side.
     pub(crate) fn open(&self, rank: u32) -> Result<Option<OwnedFd>, Fatal> {
         let Some(config) = self
@@ -152,235 +138,52 @@ impl Ptys {
         else {
             return Ok(None);
         };
-        let (master, terminal) = PtyMaster::open(SIZE.0, SIZE.1)
-            .map_err(|errno| Fatal::new(format!("pty: error opening terminal: {errno}")))?;
-        let session = Session {
-            rank,
-            master,
-            capture: config.capture,
-            held: Cell::new(config.interactive && rank == 0),
-            released: Notify::new(),
-            client: RefCell::new(None),
-            exited: Cell::new(false),
-            ctime: now(),
-        };
-        self.sessions.borrow_mut().insert(rank, Rc::new(session));
+        let held = config.interactive && rank == 0;
+        let opened = self.server.open(rank, format!("task{rank}"), held);
+        let (_, terminal) =
+            opened.map_err(|errno| Fatal::new(format!("pty: error opening terminal: {errno}")))?;
         Ok(Some(terminal))
     }
 
     pub(crate) fn session(&self, rank: u32) -> Option<Rc<Session>> {
-        self.sessions.borrow().get(&rank).cloned()
+        self.server.session(rank)
     }
 
     /// Lets output go without a client: the job is being ended.
     pub(crate) fn release(&self) {
-        for session in self.sessions.borrow().values() {
+        for session in self.server.sessions() {
             session.release();
         }
     }
 
     /// Detaches the sender of `message`.
     pub(crate) fn disconnect(&self, message: &Message) {
-        for session in self.sessions.borrow().values() {
-            let mut client = session.client.borrow_mut();
-            if client
-                .as_ref()
-                .is_some_and(|client| client.sender() == message.sender())
-            {
-                client.take();
-            }
-        }
-    }
-}
-
-impl Session {
-    fn release(&self) {
-        self.held.set(false);
-        self.released.notify_one();
-    }
-
-    fn send(&self, shell: &Shell, payload: &Value) {
-        if let Some(client) = &*self.client.borrow() {
-            let payload = proto::json_payload(payload);
-            shell.handle.respond_raw(client, payload);
-        }
-    }
-
-    /// The task has ended and its terminal is drained.
-    pub(crate) fn on_exit(&self, shell: &Shell, status: i32) {
-        self.exited.set(true);
-        let exit = json!({"type": "exit", "message": "session exiting", "status": status});
-        self.send(shell, &exit);
-        if let Some(client) = self.client.borrow_mut().take() {
-            shell.handle.respond_end(&client);
-        }
+        self.server.disconnect(message);
     }
 }
 
 /// Carries what a task writes to its terminal until it closes it.
 pub(crate) async fn carry(shell: &Rc<Shell>, session: &Session, dest: &Dest) {
-    while session.held.get() {
-        session.released.notified().await;
-    }
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        match session.master.read(&mut buffer).await {
-            Ok(0) => return,
-            Ok(count) => {
-                let data = &buffer[..count];
-                session.send(shell, &data_message(data));
-                if session.capture {
-                    let data = StreamData::new("stdout", session.rank, data);
-                    shell.emit(Stream::Out, dest, data).await;
-                }
-            }
-            Err(errno) => return shell.log.error(format!("pty: read: {errno}")),
+    let capture = shell.ptys.captures();
+    let sink = async |bytes: &[u8]| {
+        if capture {
+            let data = StreamData::new("stdout", session.id(), bytes);
+            shell.emit(Stream::Out, dest, data).await;
         }
-    }
-}
-
-/// Bytes as the protocol carries them.
-fn data_message(data: &[u8]) -> Value {
-    match std::str::from_utf8(data) {
-        Ok(text) if !data.contains(&0) => json!({"type": "data", "data": text}),
-        _ => json!({"type": "data", "data": BASE64.encode(data), "encoding": "base64"}),
-    }
-}
-
-#[derive(Deserialize)]
-struct Size {
-    rows: u16,
-    cols: u16,
-}
-
-/// What a client says to a session.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-enum Order {
-    Attach {
-        #[serde(default)]
-        winsize: Option<Size>,
-    },
-    Resize {
-        winsize: Size,
-    },
-    Data {
-        data: String,
-        #[serde(default)]
-        encoding: Option<String>,
-    },
-    Detach {},
-}
-
-/// A request below `terminus.`.
-pub(crate) fn on_request(shell: &Rc<Shell>, method: &str, message: Message) {
-    let result = match method {
-        "list" => {
-            list(shell, &message);
-            Ok(())
-        }
-        "disconnect" => {
-            shell.ptys.disconnect(&message);
-            Ok(())
-        }
-        "new" | "kill" | "kill-server" => Err(RpcError::new(
-            Errno::ENOSYS,
-            format!("terminus.{method} is not supported by the job shell"),
-        )),
-        _ => on_order(shell, method, &message),
     };
-    if let Err(error) = result {
-        shell.handle.respond_error(&message, &error);
+    if let Err(errno) = session.carry(sink).await {
+        shell.log.error(format!("pty: read: {errno}"));
     }
 }
 
-fn list(shell: &Shell, message: &Message) {
-    let sessions: Vec<Value> = shell
-        .ptys
-        .sessions
-        .borrow()
-        .values()
-        .map(|session| {
-            let task = shell
-                .tasks
-                .borrow()
-                .iter()
-                .find(|task| task.rank == session.rank)
-                .cloned();
-            json!({
-                "id": session.rank,
-                "name": format!("task{}", session.rank),
-                "clients": i32::from(session.client.borrow().is_some()),
-                "pid": task.map_or(-1, |task| task.pid),
-                "exited": i32::from(session.exited.get()),
-                "ctime": session.ctime,
-            })
-        })
-        .collect();
-    let reply = json!({
-        "server": {"service": format!("{}.terminus", shell.service), "rank": shell.rank, "ctime": now()},
-        "sessions": sessions,
-    });
-    shell
-        .handle
-        .respond_raw(message, proto::json_payload(&reply));
-}
-
-fn on_order(shell: &Rc<Shell>, id: &str, message: &Message) -> Result<(), RpcError> {
-    let session = id.parse().ok().and_then(|rank| shell.ptys.session(rank));
-    let session = session.ok_or_else(|| RpcError::new(Errno::ENOENT, "No such session"))?;
-    let text = message.text().ok_or(Errno::EPROTO)?;
-    let order: Order = serde_json::from_str(text).map_err(|_| Errno::EPROTO)?;
-    match order {
-        Order::Attach { winsize } => return attach(shell, &session, message, winsize),
-        Order::Resize { winsize } => session.master.resize(winsize.rows, winsize.cols)?,
-        Order::Detach {} => {
-            shell.ptys.disconnect(message);
+/// A request to the sessions' server. A shell starts no others than its tasks and lives as they do.
+pub(crate) fn on_request(shell: &Rc<Shell>, method: &str, message: Message) {
+    match method {
+        "new" | "kill-server" => {
+            let text = format!("{SERVER}.{method} is not supported by the job shell");
+            let error = RpcError::new(Errno::ENOSYS, text);
+            shell.handle.respond_error(&message, &error);
         }
-        Order::Data { data, encoding } => {
-            let bytes = match encoding.as_deref() {
-                Some("base64") => BASE64.decode(data).map_err(|_| Errno::EPROTO)?,
-                _ => data.into_bytes(),
-            };
-            let (shell, message) = (shell.clone(), message.clone());
-            tokio::task::spawn_local(async move {
-                match session.master.write_all(&bytes).await {
-                    Ok(()) => shell.handle.respond(&message, &Empty {}),
-                    Err(errno) => shell.handle.respond_error(&message, &errno.into()),
-                }
-            });
-            return Ok(());
-        }
+        _ => shell.ptys.server.dispatch(method, message),
     }
-    shell.handle.respond(message, &Empty {});
-    Ok(())
-}
-
-fn attach(
-    shell: &Rc<Shell>,
-    session: &Session,
-    message: &Message,
-    winsize: Option<Size>,
-) -> Result<(), RpcError> {
-    if !message.is_streaming() {
-        return Err(Errno::EPROTO.into());
-    }
-    if session.client.borrow().is_some() {
-        return Err(Errno::EEXIST.into());
-    }
-    if let Some(size) = winsize {
-        session.master.resize(size.rows, size.cols)?;
-    }
-    let mut answer = Map::new();
-    answer.insert("type".into(), "attach".into());
-    shell
-        .handle
-        .respond_raw(message, proto::json_payload(&answer));
-    if session.exited.get() {
-        shell.handle.respond_end(message);
-        return Ok(());
-    }
-    *session.client.borrow_mut() = Some(message.clone());
-    session.release();
-    Ok(())
 }

@@ -126,6 +126,7 @@ pub(crate) async fn set_up(
         };
         Output::new(config, &scope)
     };
+    let ptys = Ptys::new(&job, handle.clone(), &service, shell_rank)?;
     let shell = Rc::new(Shell {
         input: Input::new(&job)?,
         exit_timeout: task::exit_timeout(&job)?,
@@ -145,7 +146,7 @@ pub(crate) async fn set_up(
         shells_done: RefCell::new(IdSet::new()),
         first_exit: Cell::new(false),
         pmi: RefCell::new(None),
-        ptys: Ptys::new(&job)?,
+        ptys,
         server: RefCell::new(None),
         credits: Cell::new(credits),
         credit_asked: Cell::new(false),
@@ -411,7 +412,7 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
             "size": shell.size(),
         });
         if shell.ptys.is_interactive() {
-            context["pty"] = "terminus.0".into();
+            context["pty"] = shell.ptys.first_session().into();
             if shell.ptys.captures() {
                 context["capture"] = 1.into();
             }

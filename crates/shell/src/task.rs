@@ -169,6 +169,9 @@ fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
         status: Cell::new(None),
         stdin: RefCell::new(process.stdin.take()),
     });
+    if let Some(session) = shell.ptys.session(rank) {
+        session.started(task.pid);
+    }
     shell.tasks.borrow_mut().push(task.clone());
     for (_, to_task, from_task) in std::mem::take(&mut process.channels) {
         crate::pmi::serve(shell, local, to_task, from_task);
@@ -208,7 +211,7 @@ async fn follow(shell: Rc<Shell>, task: Rc<Task>, mut process: Process, dests: [
     });
     task.status.set(Some(status));
     if let Some(session) = session {
-        session.on_exit(&shell, status);
+        session.finish(status);
     }
     if let Some(stdin) = task.stdin.take() {
         stdin.close();
