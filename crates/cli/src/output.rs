@@ -4,7 +4,8 @@
 //! says something on standard error, so that a listing is a handful of system calls and both
 //! streams keep their order. A reader that goes away ends the command quietly, as a signal would.
 
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Write};
 
@@ -16,6 +17,7 @@ const BUFFER_SIZE: usize = 1 << 16;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static RAW: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Writes to standard output, by and by.
@@ -52,6 +54,30 @@ pub(crate) fn flush() {
     }
 }
 
+/// Says whether the terminal takes the ends of lines as they are.
+pub(crate) fn set_raw(raw: bool) {
+    RAW.set(raw);
+}
+
+/// Lines as the terminal wants them now: one that is raw goes back to the first column only if it
+/// is told to.
+pub(crate) fn lines(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !RAW.get() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(text) => {
+                out.extend_from_slice(text);
+                out.extend_from_slice(b"\r\n");
+            }
+            None => out.extend_from_slice(line),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Writes a line to standard error, after what standard output has. See [`crate::err!`].
 pub(crate) fn error_line(text: fmt::Arguments<'_>) {
     // In one piece: standard error has no buffer, and a job shell labels what it reads.
@@ -62,7 +88,7 @@ pub(crate) fn error_line(text: fmt::Arguments<'_>) {
 pub(crate) fn error_bytes(bytes: &[u8]) {
     flush();
     // Nobody is left to tell if standard error fails.
-    let _ = io::stderr().lock().write_all(bytes);
+    let _ = io::stderr().lock().write_all(&lines(bytes));
 }
 
 /// Prints to standard output.

@@ -41,3 +41,11 @@ pub(crate) fn restore_default(number: i32) {
         let _no_such = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
     }
 }
+
+/// Sends this process a signal.
+pub(crate) fn raise(number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        // It fails for no signal there is.
+        let _no_such = nix::sys::signal::raise(signal);
+    }
+}

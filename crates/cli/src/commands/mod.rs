@@ -43,6 +43,7 @@ pub(crate) mod shutdown;
 pub(crate) mod sproc;
 pub(crate) mod startlog;
 pub(crate) mod storage;
+mod terminus;
 pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod uptime;
@@ -82,6 +83,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("submit", "Submit jobs", submit::submit),
     ("admin", "Administer the instance", admin::run),
     ("content", "Store and load blobs", content::run),
+    (
+        "terminus",
+        "Keep terminal sessions to attach to",
+        terminus::run,
+    ),
     ("cron", "Run commands by time or event", cron::run),
     ("dmesg", "Show the broker log", log::dmesg),
     (
