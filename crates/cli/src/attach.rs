@@ -1,5 +1,6 @@
 //! Following one job to its end, as `flux job attach` and `flux run` do.
 
+mod job_pty;
 mod status_line;
 
 use std::time::{Duration, Instant};
@@ -18,13 +19,13 @@ use tokio::sync::mpsc;
 use types::{Errno, JobId, Rank};
 
 use crate::fail::{Fail, Outcome};
-use crate::{err, output, signal as names};
+use crate::pty::{End, How};
+use crate::{err, input, output, pty, signal as names};
+use job_pty::{JobPty, Progress};
 use status_line::StatusLine;
 
 /// The time in which a second Ctrl-C cancels the job.
 const CANCEL_WINDOW: Duration = Duration::from_secs(2);
-/// Bytes read from standard input at once.
-const STDIN_CHUNK: usize = 1 << 16;
 
 /// What to show of the job.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,10 @@ pub(crate) struct Options {
 struct Service {
     name: String,
     rank: Rank,
+    /// What the interactive terminal of task 0 is called below that name.
+    pty: Option<String>,
+    /// Whether what is written there comes as output too.
+    captures: bool,
 }
 
 struct Session<'a> {
@@ -69,6 +74,7 @@ struct Session<'a> {
     fatal: bool,
     encodings: Map<String, Value>,
     service: Option<Service>,
+    pty: JobPty,
     tail: Option<Vec<StreamData>>,
 }
 
@@ -160,6 +166,7 @@ pub(crate) async fn attach(client: &Client, id: JobId, options: &Options) -> Out
         fatal: false,
         encodings: Map::new(),
         service: None,
+        pty: JobPty::Unknown,
         tail: options.tail.map(|_| Vec::new()),
     };
     session.run().await
@@ -170,7 +177,7 @@ impl Session<'_> {
         let mut main = Some(watch(self.client, self.id, "eventlog", 0));
         let mut exec = None;
         let mut out = None;
-        let mut input: Option<mpsc::Receiver<Bytes>> = None;
+        let mut stdin: Option<mpsc::Receiver<Bytes>> = None;
         let mut write: Option<RawCall> = None;
         let io_error = |error: std::io::Error| Fail::new(error.to_string());
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error)?;
@@ -180,7 +187,7 @@ impl Session<'_> {
         let mut suspend: Option<Signal> = None;
         let mut first = true;
         let mut status_line = StatusLine::new(self.id, self.options);
-        while main.is_some() || exec.is_some() || out.is_some() {
+        while main.is_some() || exec.is_some() || out.is_some() || self.pty.is_attached() {
             if ![&main, &exec, &out]
                 .into_iter()
                 .flatten()
@@ -193,13 +200,15 @@ impl Session<'_> {
                 event = next(&mut exec) => match self.take(event, "exec")? {
                     Some(entry) => {
                         self.exec_event(&entry);
-                        if self.service.is_some() && input.is_none() && !self.options.read_only {
-                            input = Some(read_stdin());
+                        if self.pty.is_unknown() && self.service.is_some() {
+                            self.pty = self.ask_for_pty()?;
+                            stdin = self.open_stdin();
                         }
                     }
                     None => exec = None,
                 },
-                event = next(&mut out) => match self.take(event, "output")? {
+                // What the terminal shows is not to be shown twice.
+                event = next(&mut out), if !self.pty.is_asked() => match self.take(event, "output")? {
                     Some(entry) => self.output_event(&entry),
                     None => {
                         out = None;
@@ -220,22 +229,43 @@ impl Session<'_> {
                         if self.job_event(&entry) {
                             return Ok(self.exit_code());
                         }
+                        // A shell that is gone gives no terminal any more.
+                        if self.status.is_some() && self.pty.is_asked() {
+                            self.pty = JobPty::None;
+                        }
                     }
                     Ok(None) => main = None,
                     Err(error) if first => return Err(self.refused(&error)),
                     Err(error) => return Err(Fail::of("eventlog", error)),
                 },
+                progress = self.pty.next() => match progress {
+                    Progress::Answered(Ok(pty)) => {
+                        self.pty = JobPty::Attached(Box::pin(pty.run()));
+                    }
+                    Progress::Answered(Err(_)) => {
+                        self.pty = JobPty::None;
+                        stdin = self.open_stdin();
+                    }
+                    Progress::Ended(End::Detached) => return Ok(0),
+                    Progress::Ended(End::Lost) => return Ok(1),
+                    Progress::Ended(End::Exited(_)) => {
+                        self.pty = JobPty::Over;
+                        // The job's end says how it went.
+                        if self.status.is_some() {
+                            return Ok(self.exit_code());
+                        }
+                    }
+                },
                 result = answered(&mut write) => {
                     write = None;
                     // The job may have closed its input; then there is nothing to read for.
                     if result.is_err() {
-                        input = Some(mpsc::channel(1).1);
+                        stdin = Some(input::ended());
                     }
                 },
-                chunk = read_chunk(&mut input), if write.is_none() => match chunk {
-                    Some(chunk) => write = self.send_stdin(&chunk),
-                    None => input = Some(never()),
-                },
+                chunk = input::next(&mut stdin), if write.is_none() => {
+                    write = self.send_stdin(&chunk);
+                }
                 _ = interrupt.recv() => {
                     let again = interrupted.is_some_and(|at| at.elapsed() < CANCEL_WINDOW);
                     if again {
@@ -324,12 +354,39 @@ impl Session<'_> {
                 self.show("job", entry);
             }
         }
-        self.options.wait_event.as_ref() == Some(&entry.name)
+        // Who has left the job's terminal waits for nothing more than to know how the job went.
+        let over = self.pty.is_over() && entry.name == "finish";
+        over || self.options.wait_event.as_ref() == Some(&entry.name)
+    }
+
+    /// Asks for the job's terminal, if it has one.
+    fn ask_for_pty(&self) -> Result<JobPty, Fail> {
+        let found = self.service.as_ref().and_then(|service| {
+            let name = service.pty.as_ref()?;
+            Some((format!("{}.{name}", service.name), service.rank))
+        });
+        let Some((topic, rank)) = found else {
+            return Ok(JobPty::None);
+        };
+        if self.options.read_only {
+            return Err(Fail::new("Cannot connect to pty in readonly mode"));
+        }
+        let handle = self.client.handle().clone();
+        let answer = pty::attach(handle, topic, rank.into(), How::Terminal);
+        Ok(JobPty::Asked(Box::pin(answer)))
+    }
+
+    /// Reads standard input, if it goes to the tasks.
+    fn open_stdin(&self) -> Option<mpsc::Receiver<Bytes>> {
+        (self.pty.is_none() && !self.options.read_only).then(input::read)
     }
 
     fn finish(&mut self, entry: &Entry) {
         let status = entry.get_i64("status").unwrap_or_default() as i32;
         self.status = Some(status);
+        if self.pty.is_over() {
+            return;
+        }
         let code = names::exit_code(status);
         if let Some(signal) = names::killed_by(status) {
             err!("flux-job: job shell {}", names::describe(signal));
@@ -356,6 +413,8 @@ impl Session<'_> {
                 self.service = entry.get_str("service").map(|name| Service {
                     name: name.to_owned(),
                     rank: Rank(u32::try_from(rank).unwrap_or_default()),
+                    pty: entry.get_str("pty").map(str::to_owned),
+                    captures: entry.get_i64("capture").is_some_and(|flag| flag != 0),
                 });
             }
             "log" => {
@@ -388,7 +447,9 @@ impl Session<'_> {
                 let Some(context) = &entry.context else {
                     return;
                 };
-                if let Some(data) = data_of(context, &self.encodings) {
+                if let Some(data) = data_of(context, &self.encodings)
+                    && !self.was_on_pty(&data)
+                {
                     match &mut self.tail {
                         Some(tail) => tail.push(data),
                         None => show_data(&data, self.options.label, ""),
@@ -411,6 +472,12 @@ impl Session<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Whether the user saw it on the job's terminal.
+    fn was_on_pty(&self, data: &StreamData) -> bool {
+        let captures = self.service.as_ref().is_some_and(|it| it.captures);
+        captures && data.rank == "0" && self.pty.shows_output()
     }
 
     fn show_tail(&mut self) {
@@ -502,7 +569,7 @@ pub(crate) fn show_data(data: &StreamData, label: bool, prefix: &str) {
     let write: fn(&[u8]) = if data.stream == "stderr" {
         output::error_bytes
     } else {
-        output::write
+        |bytes| output::write(&output::lines(bytes))
     };
     for _ in 0..data.repeat {
         if !label && prefix.is_empty() {
@@ -549,46 +616,6 @@ pub(crate) fn log_line(entry: &Entry, verbose: bool, quiet: bool) -> Option<Stri
     }
     line.push_str(entry.get_str("message").unwrap_or_default());
     Some(line)
-}
-
-/// Reads standard input on a thread of its own, since a file cannot be polled. An empty chunk is
-/// its end.
-fn read_stdin() -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(4);
-    std::thread::spawn(move || {
-        use std::io::Read;
-        let mut stdin = std::io::stdin().lock();
-        loop {
-            let mut chunk = vec![0; STDIN_CHUNK];
-            let length = match stdin.read(&mut chunk) {
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                // An unreadable input is an empty one.
-                Err(_) => 0,
-            };
-            chunk.truncate(length);
-            if sender.blocking_send(chunk.into()).is_err() || length == 0 {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// A receiver that is at its end.
-fn never() -> mpsc::Receiver<Bytes> {
-    mpsc::channel(1).1
-}
-
-/// The next chunk of standard input; none any more, once it has ended, is waiting forever.
-async fn read_chunk(input: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
-    match input {
-        Some(receiver) => match receiver.recv().await {
-            Some(chunk) => Some(chunk),
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
 }
 
 /// The signals passed on to the job.

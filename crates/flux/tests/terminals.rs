@@ -19,3 +19,19 @@ fn a_session_outlives_who_started_it() {
         "0: [one]\ngot hello\nflux-terminus: no server running at SERVICE\n",
     );
 }
+
+#[test]
+fn who_attaches_to_an_interactive_job_has_its_terminal_and_its_exit_code() {
+    check(
+        r#"
+        out=$(flux run -o pty.interactive sh -c 'stty size; exit 3' </dev/null)
+        echo $?
+        echo "$out" | grep -o '25 80'
+        id=$(flux submit -o pty.interactive -o pty.capture tty)
+        flux job attach $id </dev/null | grep -c /dev/
+        # What was captured is there for those who come too late for the terminal.
+        flux job attach $id | grep -c /dev/
+        "#,
+        "3\n25 80\n1\n1\n",
+    );
+}
