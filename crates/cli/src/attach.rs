@@ -2,27 +2,27 @@
 
 mod job_pty;
 mod status_line;
+mod stdin;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use client::Client;
 use proto::job_info::{Event, EventlogWatch, JobInfoEventlogWatch, watch_flags};
 use proto::job_manager::{JobManagerKill, JobManagerRaise, Kill, Raise};
-use rpc::{Dest, RawCall, RpcError, Stream};
+use rpc::{Dest, RpcError, Stream};
 use serde_json::{Map, Value};
-use spec::Entry;
 use spec::eventlog::{self, EventlogError};
 use spec::stdio::StreamData;
+use spec::{Entry, Taskmap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use types::{Errno, JobId, Rank};
+use types::{Errno, IdSet, JobId, Rank};
 
 use crate::fail::{Fail, Outcome};
 use crate::pty::{End, How};
-use crate::{err, input, output, pty, signal as names};
+use crate::{err, output, pty, signal as names};
 use job_pty::{JobPty, Progress};
 use status_line::StatusLine;
+use stdin::Stdin;
 
 /// The time in which a second Ctrl-C cancels the job.
 const CANCEL_WINDOW: Duration = Duration::from_secs(2);
@@ -46,8 +46,8 @@ pub(crate) struct Options {
     pub(crate) quiet: bool,
     /// Leave standard input alone.
     pub(crate) read_only: bool,
-    /// The tasks that get standard input.
-    pub(crate) stdin_ranks: String,
+    /// The tasks that get standard input, all if absent.
+    pub(crate) stdin_ranks: Option<IdSet>,
     /// Stop after this event of the job, instead of `clean`.
     pub(crate) wait_event: Option<String>,
     /// Only the last lines of output so far.
@@ -75,6 +75,7 @@ struct Session<'a> {
     encodings: Map<String, Value>,
     service: Option<Service>,
     pty: JobPty,
+    stdin: Stdin,
     tail: Option<Vec<StreamData>>,
 }
 
@@ -140,13 +141,6 @@ async fn next(stream: &mut Option<Events>) -> Result<Option<Entry>, RpcError> {
     }
 }
 
-async fn answered(call: &mut Option<RawCall>) -> Result<wire::Message, RpcError> {
-    match call {
-        Some(open) => open.await,
-        None => std::future::pending().await,
-    }
-}
-
 /// A signal of a stream that may not be open.
 async fn stopped(signals: &mut Option<Signal>) {
     match signals {
@@ -167,6 +161,7 @@ pub(crate) async fn attach(client: &Client, id: JobId, options: &Options) -> Out
         encodings: Map::new(),
         service: None,
         pty: JobPty::Unknown,
+        stdin: Stdin::new(client.handle().clone(), options.stdin_ranks.clone()),
         tail: options.tail.map(|_| Vec::new()),
     };
     session.run().await
@@ -177,8 +172,6 @@ impl Session<'_> {
         let mut main = Some(watch(self.client, self.id, "eventlog", 0));
         let mut exec = None;
         let mut out = None;
-        let mut stdin: Option<mpsc::Receiver<Bytes>> = None;
-        let mut write: Option<RawCall> = None;
         let io_error = |error: std::io::Error| Fail::new(error.to_string());
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io_error)?;
         let mut forward = Forwarded::new().map_err(io_error)?;
@@ -202,7 +195,7 @@ impl Session<'_> {
                         self.exec_event(&entry);
                         if self.pty.is_unknown() && self.service.is_some() {
                             self.pty = self.ask_for_pty()?;
-                            stdin = self.open_stdin();
+                            self.open_stdin();
                         }
                     }
                     None => exec = None,
@@ -244,7 +237,7 @@ impl Session<'_> {
                     }
                     Progress::Answered(Err(_)) => {
                         self.pty = JobPty::None;
-                        stdin = self.open_stdin();
+                        self.open_stdin();
                     }
                     Progress::Ended(End::Detached) => return Ok(0),
                     Progress::Ended(End::Lost) => return Ok(1),
@@ -256,16 +249,7 @@ impl Session<'_> {
                         }
                     }
                 },
-                result = answered(&mut write) => {
-                    write = None;
-                    // The job may have closed its input; then there is nothing to read for.
-                    if result.is_err() {
-                        stdin = Some(input::ended());
-                    }
-                },
-                chunk = input::next(&mut stdin), if write.is_none() => {
-                    write = self.send_stdin(&chunk);
-                }
+                progress = self.stdin.next() => self.stdin.on_progress(progress),
                 _ = interrupt.recv() => {
                     let again = interrupted.is_some_and(|at| at.elapsed() < CANCEL_WINDOW);
                     if again {
@@ -376,9 +360,14 @@ impl Session<'_> {
         Ok(JobPty::Asked(Box::pin(answer)))
     }
 
-    /// Reads standard input, if it goes to the tasks.
-    fn open_stdin(&self) -> Option<mpsc::Receiver<Bytes>> {
-        (self.pty.is_none() && !self.options.read_only).then(input::read)
+    /// Opens standard input, if it goes to the tasks.
+    fn open_stdin(&mut self) {
+        if let Some(service) = &self.service
+            && self.pty.is_none()
+            && !self.options.read_only
+        {
+            self.stdin.open(&service.name, service.rank);
+        }
     }
 
     fn finish(&mut self, entry: &Entry) {
@@ -416,6 +405,13 @@ impl Session<'_> {
                     pty: entry.get_str("pty").map(str::to_owned),
                     captures: entry.get_i64("capture").is_some_and(|flag| flag != 0),
                 });
+            }
+            "shell.start" => {
+                let taskmap = entry.get("taskmap").map(Taskmap::from_value);
+                if let Some(Ok(taskmap)) = taskmap {
+                    let ntasks = u32::try_from(taskmap.ntasks()).unwrap_or(u32::MAX);
+                    self.stdin.on_tasks(ntasks);
+                }
             }
             "log" => {
                 let text = |key| entry.get_str(key).unwrap_or_default();
@@ -488,23 +484,6 @@ impl Session<'_> {
         for data in &tail[skip..] {
             show_data(data, self.options.label, "");
         }
-    }
-
-    fn send_stdin(&self, chunk: &[u8]) -> Option<RawCall> {
-        let service = self.service.as_ref()?;
-        let ranks = &self.options.stdin_ranks;
-        let data = if chunk.is_empty() {
-            StreamData::eof("stdin", ranks)
-        } else {
-            StreamData::new("stdin", ranks, chunk)
-        };
-        let topic = format!("{}.stdin", service.name);
-        let payload = proto::json_payload(&data.encode());
-        let call = self
-            .client
-            .handle()
-            .call_raw(topic.into(), service.rank, payload);
-        Some(call)
     }
 
     async fn cancel(&self) {

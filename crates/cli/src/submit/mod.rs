@@ -107,14 +107,13 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         if verbose > 0 {
             err!("jobid: {id}");
         }
-        let input = args
-            .get("input")
-            .filter(|text| *text == "all" || text.parse::<IdSet>().is_ok());
+        // What is no idset is a file.
+        let input = args.get("input").and_then(|text| text.parse().ok());
         let options = attach::Options {
             events: verbose > 1,
             exec: verbose > 2,
             label: args.has("label-io"),
-            stdin_ranks: input.unwrap_or("all").to_owned(),
+            stdin_ranks: input,
             wait_event: args.get("wait-event").map(str::to_owned),
             ..attach::Options::default()
         };
@@ -462,11 +461,7 @@ pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
         if args.has("verbose") {
             err!("jobid: {id}");
         }
-        let options = attach::Options {
-            stdin_ranks: "all".to_owned(),
-            ..attach::Options::default()
-        };
-        let outcome = attach::attach(&client, id, &options).await;
+        let outcome = attach::attach(&client, id, &attach::Options::default()).await;
         output::flush();
         Ok(fail::report("flux-job", outcome))
     })

@@ -128,6 +128,15 @@ fn attach_command(words: &[String]) -> i32 {
             Some(lines) => usize::try_from(lines).ok(),
             None => args.has("tail").then_some(10),
         };
+        let stdin_ranks = match args.get("stdin-ranks") {
+            Some(_) if args.has("read-only") => {
+                return Err(Fail::new("Do not use --stdin-ranks with --read-only"));
+            }
+            None | Some("all") => None,
+            Some(text) => Some(text.parse().map_err(|error| {
+                Fail::of(format!("Invalid value '{text}' for --stdin-ranks"), error)
+            })?),
+        };
         let options = attach::Options {
             events: args.has("show-events"),
             exec: args.has("show-exec"),
@@ -139,7 +148,7 @@ fn attach_command(words: &[String]) -> i32 {
             verbose: args.has("verbose"),
             quiet: args.has("quiet"),
             read_only: args.has("read-only"),
-            stdin_ranks: args.get("stdin-ranks").unwrap_or("all").to_owned(),
+            stdin_ranks,
             wait_event: args.get("wait-event").map(str::to_owned),
             tail,
         };
