@@ -3,6 +3,7 @@
 //! The index in `jobs` is fed by the job manager's journal. Inactive jobs come the short way, as
 //! records shared with the job manager. Requests that come before all of that is in wait for it.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -217,9 +218,10 @@ fn routes() -> Routes<State> {
         })
         .on::<JobListStats>(|state, request, Empty {}| {
             let [pending, running, inactive] = state.list.sizes();
+            let waits: BTreeSet<JobId> = state.waiting.iter().map(|it| it.wanted.id).collect();
             let stats = json!({
                 "jobs": {"pending": pending, "running": running, "inactive": inactive},
-                "idsync": {"lookups": state.lookups, "waits": state.waiting.len()},
+                "idsync": {"lookups": state.lookups, "waits": waits.len()},
                 "stats_watchers": state.followers.len(),
             });
             if let Value::Object(stats) = stats {
@@ -413,7 +415,9 @@ impl State {
             return request.fail(Errno::ENOENT);
         }
         let reached = |fold: &Fold, mask: i32| {
-            fold.state.bit() & mask != 0
+            // A job that is over reaches nothing more: who waits longer waits for ever.
+            fold.state == JobState::Inactive
+                || fold.state.bit() & mask != 0
                 || JobState::ALL
                     .iter()
                     .any(|state| state.bit() & mask != 0 && fold.time_of(*state).is_some())
@@ -421,9 +425,6 @@ impl State {
         if let Some(mask) = wanted.state.filter(|mask| *mask != 0)
             && !reached(&job.fold, mask)
         {
-            if job.fold.state == JobState::Inactive {
-                return request.fail(Errno::ENOENT);
-            }
             return self.waiting.push(waiting);
         }
         request.reply(&OneJob {

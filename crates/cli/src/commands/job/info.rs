@@ -392,13 +392,16 @@ pub(super) fn list_ids(words: &[String]) -> i32 {
             ),
         };
         let client = connect().await?;
+        let mut calls = Vec::new();
         for word in &args.words {
             let request = ListId {
                 id: parse_id(word)?,
                 attrs: vec!["all".to_owned()],
                 state,
             };
-            let call = client.handle().call::<JobListId>(Dest::Any, &request);
+            calls.push(client.handle().call::<JobListId>(Dest::Any, &request));
+        }
+        for call in calls {
             let job = call
                 .await
                 .map_err(|error| Fail::of("job-list.list-id", error))?
