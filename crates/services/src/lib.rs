@@ -17,6 +17,7 @@ pub mod job_manager;
 pub mod kvs;
 pub mod kvs_watch;
 mod memory;
+mod process;
 pub mod resource;
 pub mod rexec;
 pub mod sched_simple;

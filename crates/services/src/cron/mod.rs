@@ -19,14 +19,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use module::{Builtin, Context, Failure, Input, Severity};
 use proto::cron::{CronCreate, CronDelete, CronList, CronStart, CronStop, CronSync, List, Sync};
-use proto::rexec::{Command, Exec, ExecEvent, Kill, RexecExec, RexecKill, flags};
-use rpc::{Handle, Routes, RpcError};
-use serde_json::{Map, Value};
-use spec::stdio::StreamData;
+use rpc::{Routes, RpcError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use types::{Errno, Rank, fsd};
+use types::{Errno, fsd};
 
+use crate::process::{self, Report};
 use entry::Ended;
 use state::{Cron, Effect, Now};
 
@@ -39,13 +37,6 @@ pub fn builtin() -> Builtin {
         name: "cron",
         main: |context| Box::pin(run(context)),
     }
-}
-
-/// What a command did.
-enum Report {
-    Started(i32),
-    Output(Map<String, Value>),
-    Ended(Ended),
 }
 
 struct State {
@@ -156,23 +147,18 @@ fn on_report(state: &mut State, id: u64, report: Report) {
     let now = state.now();
     match report {
         Report::Started(pid) => state.cron.on_started(now, id, pid),
-        Report::Ended(ended) => state.cron.on_ended(now, id, &ended),
+        Report::Ended(result) => {
+            let ended = match result {
+                Ok(status) => Ended::Status(status),
+                Err(error) => Ended::Lost {
+                    errno: error.errno.0,
+                    text: error.to_string(),
+                },
+            };
+            state.cron.on_ended(now, id, &ended);
+        }
         Report::Output(io) => {
-            let Ok(StreamData {
-                stream,
-                data: Some(data),
-                ..
-            }) = StreamData::decode(&io, "utf-8")
-            else {
-                return;
-            };
-            let severity = match stream.as_str() {
-                "stderr" => Severity::Err,
-                _ => Severity::Info,
-            };
-            for line in String::from_utf8_lossy(&data).lines() {
-                state.cron.on_line(id, severity, line);
-            }
+            process::lines(&io, |severity, line| state.cron.on_line(id, severity, line));
         }
     }
 }
@@ -185,53 +171,14 @@ fn carry_out(context: &Context, reports: &Reports, effect: Effect) {
         Effect::Subscribe(topic) => context.subscribe(&topic),
         Effect::Unsubscribe(topic) => context.unsubscribe(&topic),
         Effect::Run { id, rank, command } => {
-            let task = follow(context.handle.clone(), rank, *command, reports.clone(), id);
+            let reports = reports.clone();
+            // The module may be gone.
+            let report = move |report| reports.send((id, report)).is_ok();
+            let task = process::follow(context.handle.clone(), rank, *command, report);
             tokio::task::spawn_local(task);
         }
         Effect::Terminate { rank, pid } => {
-            let request = Kill {
-                pid,
-                label: None,
-                signum: libc::SIGTERM,
-            };
-            let call = context.handle.call::<RexecKill>(Rank(rank), &request);
-            tokio::task::spawn_local(async move {
-                // A process that is gone already is what was wanted.
-                let _gone = call.await;
-            });
-        }
-    }
-}
-
-/// Runs a command and reports what it does, its end last.
-async fn follow(handle: Handle, rank: u32, command: Command, reports: Reports, id: u64) {
-    let request = Exec {
-        cmd: command,
-        flags: flags::STDOUT | flags::STDERR,
-        local_flags: None,
-    };
-    let mut stream = handle.stream::<RexecExec>(Rank(rank), &request);
-    let mut status = 0;
-    loop {
-        let report = match stream.next().await {
-            Ok(Some(ExecEvent::Started { pid })) => Report::Started(pid),
-            Ok(Some(ExecEvent::Output { io, .. })) => Report::Output(io),
-            Ok(Some(ExecEvent::Finished { status: ended })) => {
-                // Output may still come; the end of the stream is the end.
-                status = ended;
-                continue;
-            }
-            Ok(Some(_)) => continue,
-            Ok(None) => Report::Ended(Ended::Status(status)),
-            Err(error) => Report::Ended(Ended::Lost {
-                errno: error.errno.0,
-                text: error.to_string(),
-            }),
-        };
-        let last = matches!(report, Report::Ended(_));
-        // The module may be gone.
-        if reports.send((id, report)).is_err() || last {
-            return;
+            process::kill(&context.handle, rank, pid, libc::SIGTERM);
         }
     }
 }
