@@ -6,6 +6,7 @@ use spec::Entry;
 use types::{Errno, JobId, UserId};
 
 use crate::Object;
+use crate::housekeeping::Origin;
 
 /// A request whose answer comes later; the caller knows which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,7 +97,14 @@ pub enum Effect {
     CancelAlloc(JobId),
     /// Tell the scheduler new priorities.
     Prioritize(Vec<(JobId, u32)>),
-    /// Give resources back.
+    /// A job lets go of its resources: keep house, then give them back.
+    Release {
+        /// The job.
+        origin: Origin,
+        /// The resources.
+        resources: Rc<Object>,
+    },
+    /// Give resources back at once: no job had them.
     Free {
         /// The job.
         id: JobId,

@@ -3,6 +3,7 @@
 //! - [`fold`]: what an eventlog says about a job. Written once, for every reader of eventlogs.
 //! - [`Jobs`]: what happens next to each job (RFC 21), with the links to the scheduler (RFC 27)
 //!   and the exec service (RFC 32).
+//! - [`housekeeping`]: what holds resources between jobs.
 //! - [`Record`] and [`history`]: inactive jobs in memory and in store.
 //! - [`policy`] and [`RequireInstance`]: what sites demand of jobs and fill in.
 //! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
@@ -14,6 +15,7 @@
 pub mod event;
 pub mod fold;
 pub mod history;
+pub mod housekeeping;
 pub mod list;
 pub mod policy;
 pub mod queues;

@@ -19,6 +19,7 @@ use types::{Errno, JobId, UserId};
 use crate::alloc::{Alloc, AllocQueue};
 use crate::depend::{Dependencies, Progress};
 use crate::fold::{Fold, FoldError, State};
+use crate::housekeeping::Origin;
 use crate::past::Past;
 use crate::policy::Policy;
 use crate::queues::Queues;
@@ -113,6 +114,16 @@ impl Job {
             .and_then(|execution| execution.get("expiration"))
             .and_then(Value::as_f64)
             .unwrap_or(0.0)
+    }
+
+    /// What a scheduler is told of the job whose resources these are.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            id: self.id,
+            userid: self.fold.userid,
+            priority: self.fold.priority.unwrap_or(0),
+            t_submit: self.fold.t_submit(),
+        }
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -571,7 +582,8 @@ impl Jobs {
             if job.fold.bypass {
                 self.post(id, event::plain(now, "free"));
             } else if online && let Some(resources) = job.resources.clone() {
-                out.push(Effect::Free { id, resources });
+                let origin = job.origin();
+                out.push(Effect::Release { origin, resources });
                 self.post(id, event::plain(now, "free"));
             }
             return;

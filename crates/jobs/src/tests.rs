@@ -3,6 +3,7 @@
 use serde_json::json;
 use types::{Cred, JobId, RoleMask, UserId};
 
+use crate::housekeeping::Origin;
 use crate::*;
 
 const OWNER: UserId = UserId(100);
@@ -86,7 +87,11 @@ impl World {
                             self.asked.push(format!("prioritize {} {priority}", id.0));
                         }
                     }
-                    Effect::Free { id, resources } => {
+                    Effect::Release {
+                        origin: Origin { id, .. },
+                        resources,
+                    }
+                    | Effect::Free { id, resources } => {
                         assert!(!resources.contains_key("scheduling"));
                         self.asked.push(format!("free {}", id.0));
                     }

@@ -20,7 +20,7 @@ pub use blobref::{BlobRef, HashKind};
 pub use constraint::Constraint;
 pub use eventlog::Entry;
 pub use jobspec::Jobspec;
-pub use r::ResourceSet;
+pub use r::{Children, ResourceSet};
 pub use range::{Count, Range};
 pub use taskmap::Taskmap;
 pub use treeobj::TreeObj;

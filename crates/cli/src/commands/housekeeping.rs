@@ -101,6 +101,9 @@ fn kill(words: &[String]) -> i32 {
                 "specify at least one of --targets, --jobid, or --all",
             ));
         }
+        if args.has("all") && args.has("jobid") {
+            return Err(Fail::new("do not specify a jobid with --all"));
+        }
         let jobid = match args.get("jobid") {
             None | Some("all") => None,
             Some(text) => Some(text.parse::<JobId>().map_err(|_| {
@@ -207,8 +210,27 @@ fn list(words: &[String]) -> i32 {
             let ranks = targets(text, &hosts)?;
             jobs.retain(|job| job.pending.intersects(&ranks));
         }
+        if format.names().all(is_about_nodes) {
+            jobs = merge(jobs);
+        }
         print(&mut format, &mut jobs, !args.has("no-header"))
     })
+}
+
+/// Whether a field is one of those that jobs share if they are listed without saying which.
+fn is_about_nodes(name: &str) -> bool {
+    let field = name.rsplit('.').next();
+    matches!(field, Some("ranks" | "nodelist" | "nnodes"))
+}
+
+/// Makes one of all jobs: where housekeeping is, whatever for.
+fn merge(jobs: Vec<Job>) -> Vec<Job> {
+    let merged = jobs.into_iter().reduce(|mut all, job| {
+        all.allocated.insert_all(&job.allocated);
+        all.pending.insert_all(&job.pending);
+        all
+    });
+    merged.into_iter().collect()
 }
 
 /// The jobs in the job manager's statistics.
@@ -257,6 +279,22 @@ mod tests {
         assert_eq!(field("nodelist"), "h[0-3]");
         assert_eq!(field("pending.nodelist"), "h2");
         assert_eq!(field("pending.nnodes"), "1");
+    }
+
+    #[test]
+    fn jobs_that_nothing_tells_apart_are_one() {
+        let stats = serde_json::json!({"housekeeping": {"running": {
+            "f1": {"t_start": 1.5, "allocated": "0-1", "pending": "0"},
+            "f2": {"t_start": 1.5, "allocated": "3", "pending": "3"}
+        }}});
+        let hosts: Hostlist = "h[0-3]".parse().expect("hosts");
+        let merged = merge(jobs(&stats, &hosts).expect("jobs"));
+        let field = |name: &str| merged[0].field(name).expect("field").plain();
+        assert_eq!(merged.len(), 1);
+        assert_eq!(field("ranks"), "0-1,3");
+        assert_eq!(field("pending.nnodes"), "2");
+        let told = ["ranks", "pending.nodelist", "id", "id.dec", "runtime"].map(is_about_nodes);
+        assert_eq!(told, [true, true, false, false, false]);
     }
 
     #[test]

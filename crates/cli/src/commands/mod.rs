@@ -43,7 +43,7 @@ pub(crate) mod shutdown;
 pub(crate) mod sproc;
 pub(crate) mod startlog;
 pub(crate) mod storage;
-mod terminus;
+pub(crate) mod terminus;
 pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod uptime;

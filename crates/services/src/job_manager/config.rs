@@ -4,6 +4,8 @@ use jobs::policy::Policy;
 use serde_json::{Map, Value};
 use types::fsd;
 
+use super::housekeeping;
+
 /// What is configured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Config {
@@ -17,6 +19,8 @@ pub(super) struct Config {
     pub(super) stop_queues: bool,
     /// Whether guests see their own jobs only.
     pub(super) private: bool,
+    /// What runs on nodes after jobs.
+    pub(super) housekeeping: Option<housekeeping::Config>,
 }
 
 impl Config {
@@ -55,7 +59,10 @@ impl Config {
                     return Err("[job-manager.plugins] config must be an array".to_owned());
                 }
                 "plugins" if value.as_array().is_some_and(Vec::is_empty) => {}
-                "plugins" | "housekeeping" | "prolog" | "epilog" | "perilog" => {
+                "housekeeping" => {
+                    parsed.housekeeping = Some(housekeeping::Config::parse(value, config)?);
+                }
+                "plugins" | "prolog" | "epilog" | "perilog" => {
                     return Err(format!(
                         "job-manager.{key} is not supported by this version"
                     ));

@@ -7,13 +7,14 @@
 //! one commit runs is the next. A failed commit ends the module, since acknowledged jobs would be
 //! lost otherwise.
 //!
-//! Not here yet: plugins written in C, housekeeping, prolog and epilog. A configuration that asks
+//! Not here yet: plugins written in C, prolog and epilog. A configuration that asks
 //! for them is refused.
 
 mod attributes;
 mod batch;
 mod config;
 mod history;
+mod housekeeping;
 mod journal;
 mod restart;
 mod service;
@@ -32,9 +33,7 @@ use proto::job_manager::{
 };
 use proto::kvs::{KvsWatchLookup, Lookup, Op, PRIMARY, commit_flags, flags};
 use proto::overlay::HEARTBEAT_PULSE;
-use proto::sched::{
-    Alloc, AllocReply, Free, OfJob, Prioritize, SchedAlloc, SchedCancel, SchedFree,
-};
+use proto::sched::{Alloc, AllocReply, OfJob, Prioritize, SchedAlloc, SchedCancel};
 use proto::sched::{SchedPrioritize, alloc};
 use proto::{Empty, Payload as _, Rpc as _};
 use rpc::{Dest, Handle, RpcError};
@@ -80,6 +79,8 @@ enum Posted {
     NoExpiration(JobId),
     /// The instance's end.
     InstanceEnd(f64),
+    /// What a housekeeping command did.
+    Housekeeping(housekeeping::News),
     /// A step in writing the summary of inactive jobs.
     History(history::Step),
     /// A part of the history for a follower of the journal, or the last of it.
@@ -109,9 +110,10 @@ struct State {
     scheduler: Option<Message>,
     /// The exec service's name, and the request by which it made itself known.
     exec: Option<(String, Message)>,
-    /// The union of allocated resources, until it changes.
     /// Until when events gather.
     gathering: Option<Instant>,
+    housekeeping: housekeeping::Runs,
+    /// The union of allocated resources, until it changes.
     allocated: Option<Value>,
 }
 
@@ -135,6 +137,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         scheduler: None,
         exec: None,
         gathering: None,
+        housekeeping: housekeeping::Runs::default(),
         allocated: None,
     };
     let sink = state.posts.clone();
@@ -153,6 +156,9 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         let due = state
             .jobs
             .next_time()
+            .into_iter()
+            .chain(state.housekeeping.engine.next_time())
+            .min_by(f64::total_cmp)
             .map(|time| Duration::from_secs_f64((time - now()).max(0.0)));
         tokio::select! {
             biased;
@@ -166,6 +172,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             Some(post) = posted.recv() => state.on_posted(post)?,
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
                 state.with_jobs(|jobs, now, out| jobs.on_time(now, out));
+                state.on_housekeeping_time();
             }
         }
     }
@@ -241,13 +248,9 @@ impl State {
                 self.handle.notify::<SchedPrioritize>(Dest::Any, &request);
             }
             Effect::Free { id, resources } => {
-                let request = Free {
-                    id,
-                    resources: (*resources).clone(),
-                    last: true,
-                };
-                self.handle.notify::<SchedFree>(Dest::Any, &request);
+                self.free(id, (*resources).clone(), true);
             }
+            Effect::Release { origin, resources } => self.release(origin, (*resources).clone()),
             Effect::Start {
                 id,
                 userid,
@@ -407,6 +410,7 @@ impl State {
                 }
                 self.jobs.instance_expiration = expiration;
             }
+            Posted::Housekeeping(news) => self.on_housekeeping(news),
             Posted::History(step) => self.on_history(step),
             Posted::Backlog(listener, part) => self.journal.backlog(&self.handle, listener, part),
         }

@@ -92,6 +92,9 @@ fn links(routes: Routes<State>) -> Routes<State> {
                     free: None,
                 });
             }
+            for held in state.housekeeping_hello(hello.partial_ok) {
+                request.reply(&held);
+            }
             request.end();
         })
         .on::<JobManagerSchedReady>(|state, request, ready| {
@@ -248,7 +251,7 @@ fn queries(routes: Routes<State>) -> Routes<State> {
                 "active_jobs": state.jobs.active().len(),
                 "inactive_jobs": state.jobs.inactive().len(),
                 "max_jobid": state.jobs.max_jobid().0,
-                "housekeeping": {"running": {}},
+                "housekeeping": state.housekeeping_stats(),
             });
             if let Value::Object(stats) = stats {
                 request.reply(&stats);
@@ -408,11 +411,15 @@ fn administration(routes: Routes<State>) -> Routes<State> {
                 Err(refusal) => request.fail(refused(refusal)),
             }
         })
-        .on::<JobManagerHousekeepingKill>(|_, request, _| request.reply(&Empty {}))
+        .on::<JobManagerHousekeepingKill>(|state, request, kill| {
+            let result = state.kill_housekeeping(&kill);
+            request.reply_result(&result.map(|()| Empty {}));
+        })
         .on::<JobManagerSetBatchTimeout>(|_, request, _| request.reply(&Empty {}))
         .on::<ModuleConfigReload>(|state, request, config| match Config::parse(&config) {
             Ok(config) => {
                 state.config = config.clone();
+                state.tell_housekeeping();
                 state.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
                 request.reply(&Empty {});
             }
@@ -460,6 +467,9 @@ impl State {
             if let Some(Ok(set)) = set {
                 union.add(&set);
             }
+        }
+        for held in self.housekeeping.engine.allocations() {
+            union.add(&held.resources);
         }
         let value = match union.is_empty() {
             true => Value::Null,

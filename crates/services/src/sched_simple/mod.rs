@@ -338,6 +338,9 @@ impl State {
     fn on_free(&mut self, free: Free) {
         match ResourceSet::from_value(&Value::Object(free.resources)) {
             Ok(set) => {
+                let last = if free.last { " (final)" } else { "" };
+                let text = format!("free: {set} {}{last}", free.id.f58());
+                self.host.log(Severity::Debug, "sched-simple", &text);
                 if let Some(pool) = &mut self.pool {
                     pool.free(&set);
                 }
