@@ -109,7 +109,7 @@ pub(crate) struct Broker {
     pub(crate) hostlist: types::Hostlist,
     /// Commands of the `cleanup` list, in the order they will run.
     pub(crate) cleanup: RefCell<Vec<String>>,
-    /// Wakes whoever waits for the last client to leave.
+    /// Wakes whoever waits for the last client to leave, or for the initial program to end.
     pub(crate) idle: Notify,
     events: mpsc::UnboundedSender<String>,
     failed: Cell<bool>,

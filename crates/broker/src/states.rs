@@ -20,6 +20,9 @@ use crate::overlay::ParentCard;
 use crate::settings::duration_attribute;
 use crate::{cleanup, connector, groups, internal, parent, runat, services};
 
+/// How long a broker about to go waits for an initial program that was told to end.
+const HANGUP_GRACE: Duration = Duration::from_secs(1);
+
 /// What the life of a broker starts from.
 pub(crate) struct Start {
     pub(crate) command: Vec<String>,
@@ -241,6 +244,7 @@ async fn run_program(broker: Rc<Broker>, command: Vec<String>) {
     }
     let code = runat::run_rc2(&broker, &command).await;
     broker.note_exit(code);
+    broker.idle.notify_waiters();
     broker.post(if code == 0 { "rc2-success" } else { "rc2-fail" });
 }
 
@@ -288,5 +292,13 @@ async fn say_goodbye(broker: Rc<Broker>) {
     {
         broker.log(Severity::Err, "shutdown client did not disconnect");
     }
+    // The exit code of a program that was told to end is still the instance's. One that goes on all
+    // the same is left alone.
+    let ended = async {
+        while broker.running.borrow().rc2.is_some() {
+            broker.idle.notified().await;
+        }
+    };
+    let _ended = tokio::time::timeout(HANGUP_GRACE, ended).await;
     broker.post("goodbye");
 }

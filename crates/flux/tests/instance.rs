@@ -370,6 +370,18 @@ fn exit_codes_say_what_happened() {
 }
 
 #[test]
+fn a_program_that_is_told_to_end_has_its_say() {
+    // It ends only when `flux shutdown` has seen the instance off.
+    let output = flux(&[
+        "start",
+        "sh",
+        "-c",
+        "trap 'wait; exit 7' HUP; flux shutdown & wait",
+    ]);
+    assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
+}
+
+#[test]
 fn an_instance_outlives_whoever_reads_what_it_says() {
     check(
         1,
