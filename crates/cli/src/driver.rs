@@ -110,6 +110,12 @@ pub(crate) fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
         environment: &environment,
     };
     if let Some(run) = commands::find(&name) {
+        // Something else would be stored, run or looked for than what was asked for.
+        if let Some(word) = rest.find(|word| word.to_str().is_none()) {
+            let shown = word.as_encoded_bytes().escape_ascii();
+            err!("flux-{name}: argument is not UTF-8: {shown}");
+            return ExitCode::FAILURE;
+        }
         return exit_code(run(&invocation, &words.collect::<Vec<_>>()));
     }
     external(&raw_name, &name, rest.collect(), verbose, extra)

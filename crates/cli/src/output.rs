@@ -31,6 +31,12 @@ pub(crate) fn write(bytes: &[u8]) {
     }
 }
 
+/// Writes a line that need not be text to standard output, by and by.
+pub(crate) fn write_line(bytes: &[u8]) {
+    write(bytes);
+    write(b"\n");
+}
+
 /// Writes formatted text to standard output, by and by. See [`crate::out!`].
 pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
     // Writing to memory does not fail.

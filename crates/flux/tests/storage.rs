@@ -109,6 +109,28 @@ fn restoring_says_what_it_did_or_why_not() {
     );
 }
 
+#[test]
+fn what_a_key_cannot_be_is_named() {
+    let dir = Scratch::new("keys");
+    let text = "exec 2>&1; flux kvs put =1; flux kvs get ''; flux kvs get -a foo a; \
+                flux kvs put \"x=$(printf '\\377')\"; flux kvs put -t t=foo; flux kvs mkdir d.e; \
+                flux kvs dir -R d.; flux kvs eventlog append log ''; flux kvs put log=foo; \
+                flux kvs eventlog get -w log; flux kvs link l k; flux kvs link k l; flux kvs ls l; true";
+    dir.check(
+        &[],
+        text,
+        "flux-kvs: '=1': Invalid argument\n\
+         flux-kvs: '': Invalid argument\n\
+         flux-kvs: a: Invalid argument\n\
+         flux-kvs: argument is not UTF-8: x=\\xff\n\
+         flux-kvs: t: Protocol error\n\
+         d.e.\n\
+         flux-kvs: eventlog_entry_create: Invalid argument\n\
+         flux-kvs: cannot decode improperly formatted eventlog\n\
+         l: Too many levels of symbolic links\n",
+    );
+}
+
 /// Makes a damaged tree: some blobs were never stored.
 const DAMAGE: &str = "exec 2>&1; ref() { echo \"$1={\\\"ver\\\":1,\\\"type\\\":\\\"$2\\\",\\\"data\\\":[$3]}\"; }; \
     no='\"sha1-1111111111111111111111111111111111111111\"'; \
@@ -154,7 +176,7 @@ fn a_check_finds_and_mends_what_is_missing() {
          lost+found.bad.one = \n\
          lost+found.bad.two = 1,2,3,4,5,6,7,8,9,10,11,12,13\n\
          lost+found.job.0000.0001.0002.0003.x = \n\
-         lost+found.job.0000.0001.0002.0003.y = foo\njob.0000.0001.0002:\n\nbad:\n",
+         lost+found.job.0000.0001.0002.0003.y = foo\nbad:\n\njob.0000.0001.0002:\n",
     );
 }
 

@@ -154,8 +154,10 @@ static FLUSH: Parser = Parser {
 };
 
 fn flush(words: &[String]) -> i32 {
-    if let Err(status) = FLUSH.parse(words) {
-        return status;
+    match FLUSH.parse(words) {
+        Err(status) => return status,
+        Ok(args) if !args.words.is_empty() => return FLUSH.wrong_words(),
+        Ok(_) => {}
     }
     fail::run(PROG, async {
         let client = fail::connect_builtin().await?;
@@ -175,8 +177,10 @@ static DROPCACHE: Parser = Parser {
 };
 
 fn dropcache(words: &[String]) -> i32 {
-    if let Err(status) = DROPCACHE.parse(words) {
-        return status;
+    match DROPCACHE.parse(words) {
+        Err(status) => return status,
+        Ok(args) if !args.words.is_empty() => return DROPCACHE.wrong_words(),
+        Ok(_) => {}
     }
     fail::run(PROG, async {
         let client = fail::connect_builtin().await?;

@@ -72,6 +72,10 @@ fn append(words: &[String]) -> i32 {
         } else {
             timestamp
         };
+        // Such an entry would make the whole log unreadable.
+        if name.is_empty() || !timestamp.is_finite() || timestamp < 0.0 {
+            return Err(Fail::of("eventlog_entry_create", Errno::EINVAL));
+        }
         let mut entry = Entry::new(timestamp, name.clone());
         if !context.is_empty() {
             let object = serde_json::from_str(&context.join(" "));
@@ -106,8 +110,11 @@ static GET: Parser = Parser {
 };
 
 fn format(args: &Args) -> Result<EventFormat, Fail> {
-    if args.has("unformatted") && args.has("human") {
-        return Err(Fail::new("Do not specify --unformatted and --human"));
+    let colored = args.get("color") == Some("always");
+    if args.has("unformatted") && (args.has("human") || colored) {
+        return Err(Fail::new(
+            "Do not specify --unformatted with --human or --color=always",
+        ));
     }
     let time = if args.has("human") {
         TimeFormat::Human
@@ -203,7 +210,15 @@ fn get(words: &[String]) -> i32 {
                     cancel(&client, &watch);
                 }
             }
+            // Each answer to a watch has whole lines, if it is a log at all.
+            let all_seen = count > 0 && seen >= count;
+            if args.has("watch") && !all_seen && !decoder.is_empty() {
+                return Err(improper());
+            }
             output::flush();
+        }
+        if !args.has("watch") && !decoder.is_empty() {
+            return Err(improper());
         }
         Ok(0)
     })

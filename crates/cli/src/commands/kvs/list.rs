@@ -14,7 +14,7 @@ use types::Errno;
 use super::{NAMESPACE, PROG, namespace_of};
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use crate::{err, out, outln};
+use crate::{err, out, outln, output};
 
 type Entries = BTreeMap<String, TreeObj>;
 
@@ -96,13 +96,17 @@ pub(super) fn dir(words: &[String]) -> i32 {
         return DIR.wrong_words();
     }
     let key = args.words.first().map_or(".", String::as_str);
+    // A dot at the end only says that this is a directory.
+    let key = match key.trim_end_matches('.') {
+        "" => ".",
+        name => name,
+    };
     fail::run(PROG, async {
         let client = fail::connect().await?;
-        let rootdir = args.get("at").map(serde_json::from_str).transpose();
         let place = Place {
             client: &client,
             namespace: namespace_of(&args),
-            rootdir: rootdir.map_err(|error| Fail::new(error.to_string()))?,
+            rootdir: super::rootdir(&args, key)?,
         };
         show_dir(&place, &args, key, width)
             .await
@@ -136,9 +140,9 @@ fn show_dir<'a>(
                     }
                 }
                 _ if args.has("directory") => outln!("{key}"),
-                TreeObj::Val(bytes) => outln!("{}", value_line(&key, bytes, width)),
+                TreeObj::Val(bytes) => output::write_line(&value_line(&key, bytes, width)),
                 TreeObj::ValRef(_) => match place.lookup(&key, 0).await? {
-                    TreeObj::Val(bytes) => outln!("{}", value_line(&key, &bytes, width)),
+                    TreeObj::Val(bytes) => output::write_line(&value_line(&key, &bytes, width)),
                     _ => return Err(Errno::EPROTO),
                 },
             }
@@ -147,24 +151,30 @@ fn show_dir<'a>(
     })
 }
 
-fn value_line(key: &str, value: &[u8], width: usize) -> String {
-    let text = format!("{key} = {}", String::from_utf8_lossy(value));
-    let mut cut = text.clone();
-    if let Some(end) = cut.find('\n') {
-        cut.truncate(end);
+/// A value's line, cut at the width or at the end of its first line. A width that has no room for
+/// the dots is none, and nothing is cut.
+fn value_line(key: &str, value: &[u8], width: usize) -> Vec<u8> {
+    const DOTS: &[u8] = b"...";
+    let mut line = format!("{key} = ").into_bytes();
+    line.extend_from_slice(value);
+    if width <= DOTS.len() {
+        return line;
     }
-    if width > 3 && cut.chars().count() > width - 3 && text.chars().count() > width {
-        cut = cut.chars().take(width - 3).collect();
+    let room = width - DOTS.len();
+    if line.ends_with(b"\n") {
+        line.pop();
     }
-    if cut.len() == text.len() {
-        return text;
+    let first = line.iter().position(|byte| *byte == b'\n');
+    let end = first.unwrap_or(line.len());
+    // Of text, no character is cut in two.
+    let end = match std::str::from_utf8(&line[..end]) {
+        Ok(text) => text.char_indices().nth(room).map_or(end, |(at, _)| at),
+        Err(_) => end.min(room),
+    };
+    if end < line.len() {
+        line.truncate(end);
+        line.extend_from_slice(DOTS);
     }
-    if text.len() == cut.len() + 1 && text.ends_with('\n') && width == 0 {
-        return cut;
-    }
-    let room = if width > 3 { width - 3 } else { usize::MAX };
-    let mut line: String = cut.chars().take(room).collect();
-    line.push_str("...");
     line
 }
 
@@ -238,6 +248,8 @@ impl Listing<'_> {
                 Err(errno) => self.complain(key, errno),
             }
         }
+        names.sort();
+        dirs.sort();
         if !names.is_empty() {
             columns(&names, self.width);
             self.shown = true;
@@ -270,7 +282,7 @@ impl Listing<'_> {
                 }
                 match self.place.lookup(key, flags::READDIR).await {
                     Ok(_) => Ok(None),
-                    Err(errno) if must_be_dir => Err(errno),
+                    Err(errno) if must_be_dir || errno == Errno::ELOOP => Err(errno),
                     Err(_) => Ok(Some("")),
                 }
             }
@@ -341,12 +353,18 @@ mod tests {
 
     #[test]
     fn long_values_are_cut() {
-        assert_eq!(value_line("a", b"1", 80), "a = 1");
-        assert_eq!(
-            value_line("foo", b"0123456789abcdef", 20),
-            "foo = 0123456789a..."
-        );
-        assert_eq!(value_line("a", b"x\ny", 80), "a = x...");
-        assert_eq!(value_line("a", b"", 80), "a = ");
+        let check = |key, value: &[u8], width, expect: &[u8]| {
+            assert_eq!(value_line(key, value, width), expect, "{width}");
+        };
+        check("a", b"1", 80, b"a = 1");
+        check("foo", b"0123456789abcdef", 20, b"foo = 0123456789a...");
+        check("app", b"123", 10, b"app = 1...");
+        check("app", b"123", 3, b"app = 123");
+        check("a", b"x\ny", 80, b"a = x...");
+        check("a", b"x\ny", 0, b"a = x\ny");
+        check("a", b"x\n", 80, b"a = x");
+        check("a", b"", 80, b"a = ");
+        check("a", b"\xff\xfe", 80, b"a = \xff\xfe");
+        check("\u{fc}", "\u{f6}".as_bytes(), 7, "\u{fc} = ...".as_bytes());
     }
 }

@@ -7,6 +7,7 @@ use proto::kvs::{
 };
 use rpc::{Dest, Stream};
 use spec::TreeObj;
+use types::Errno;
 
 use super::{NAMESPACE, PROG, dirref, namespace_of, root};
 use crate::fail::{self, Fail};
@@ -35,10 +36,11 @@ static GET: Parser = Parser {
 };
 
 fn request(args: &Args, key: &str, bits: i32) -> Result<Lookup, Fail> {
-    let rootdir = args
-        .get("at")
-        .map(|text| serde_json::from_str(text).map_err(|error| Fail::new(error.to_string())))
-        .transpose()?;
+    // The service takes no name for the root's.
+    if key.is_empty() {
+        return Err(Fail::of("''", Errno::EINVAL));
+    }
+    let rootdir = super::rootdir(args, key)?;
     Ok(Lookup {
         key: key.to_owned(),
         flags: bits,
@@ -247,7 +249,7 @@ pub(super) fn readlink(words: &[String]) -> i32 {
                     Some(namespace) => outln!("{namespace}::{target}"),
                     None => outln!("{target}"),
                 },
-                _ => return Err(Fail::of(key, types::Errno::EINVAL)),
+                _ => return Err(Fail::of(key, Errno::EINVAL)),
             }
         }
         Ok(0)
@@ -271,7 +273,7 @@ pub(super) fn version(words: &[String]) -> i32 {
         let client = fail::connect().await?;
         let root = root(&client, &namespace_of(&args))
             .await
-            .map_err(|error| Fail::of("flux_kvs_getroot", error.errno))?;
+            .map_err(|error| Fail::of("flux_kvs_get_version", error.errno))?;
         outln!("{}", root.rootseq);
         Ok(0)
     })
@@ -336,11 +338,11 @@ pub(super) fn getroot(words: &[String]) -> i32 {
         let root = root(&client, &namespace_of(&args))
             .await
             .map_err(|error| Fail::of("flux_kvs_getroot", error.errno))?;
-        if args.has("sequence") {
-            outln!("{}", root.rootseq);
-        } else if args.has("owner") {
+        if args.has("owner") {
             // A user id that travels as a signed number.
             outln!("{}", root.owner as u32);
+        } else if args.has("sequence") {
+            outln!("{}", root.rootseq);
         } else if args.has("blobref") {
             outln!("{}", root.rootref);
         } else {

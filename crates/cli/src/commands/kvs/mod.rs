@@ -11,8 +11,10 @@ use client::kvs::default_namespace;
 use proto::kvs::{KvsGetroot, Namespace, Root};
 use rpc::{Dest, RpcError};
 use spec::TreeObj;
+use types::Errno;
 
 use crate::driver::Invocation;
+use crate::fail::Fail;
 use crate::options::{Args, Opt, arg};
 
 use super::{Sub, dispatch_listed};
@@ -51,6 +53,12 @@ fn namespace_of(args: &Args) -> String {
         .map_or_else(default_namespace, str::to_owned)
 }
 
+/// The root the `--at` option names, for a look-up of a key.
+fn rootdir(args: &Args, key: &str) -> Result<Option<serde_json::Value>, Fail> {
+    let parsed = args.get("at").map(serde_json::from_str).transpose();
+    parsed.map_err(|_| Fail::of(key, Errno::EINVAL))
+}
+
 async fn root(client: &Client, namespace: &str) -> Result<Root, RpcError> {
     let request = Namespace {
         namespace: namespace.to_owned(),
@@ -71,6 +79,6 @@ fn dirref(rootref: &str) -> String {
 }
 
 /// Parses a tree object given on the command line.
-fn treeobj(text: &str) -> Result<TreeObj, crate::fail::Fail> {
-    TreeObj::decode(text.as_bytes()).map_err(|error| crate::fail::Fail::new(error.to_string()))
+fn treeobj(text: &str) -> Result<TreeObj, Fail> {
+    TreeObj::decode(text.as_bytes()).map_err(|error| Fail::new(error.to_string()))
 }

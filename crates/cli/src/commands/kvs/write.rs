@@ -82,6 +82,9 @@ pub(super) fn put(words: &[String]) -> i32 {
             let (key, value) = word
                 .split_once('=')
                 .ok_or_else(|| Fail::new("put: you must specify a value as key=value"))?;
+            if key.is_empty() {
+                return Err(Fail::of(format!("'{word}'"), Errno::EINVAL));
+            }
             let bytes = if value == "-" && (args.has("raw") || args.has("treeobj")) {
                 stdin()?
             } else {
@@ -89,7 +92,7 @@ pub(super) fn put(words: &[String]) -> i32 {
             };
             if args.has("treeobj") {
                 let object = treeobj(String::from_utf8_lossy(&bytes).trim())
-                    .map_err(|_| Fail::of(key, Errno::EINVAL))?;
+                    .map_err(|_| Fail::of(key, Errno::EPROTO))?;
                 txn.put_treeobj(key, &object);
             } else if args.has("append") {
                 txn.append(key, &bytes);
@@ -297,6 +300,9 @@ pub(super) fn sync(words: &[String]) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
+    if !args.words.is_empty() {
+        return SYNC.wrong_words();
+    }
     fail::run(PROG, async {
         let client = fail::connect().await?;
         commit(&client, &args, Txn::new(), commit_flags::SYNC).await
