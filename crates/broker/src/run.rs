@@ -28,7 +28,7 @@ use crate::router::Router;
 use crate::rundir::Cleanup;
 use crate::settings::{Prepared, prepare};
 use crate::states::{Start, life};
-use crate::{connector, groups, panics, rundir};
+use crate::{connector, groups, panics, runat, rundir};
 
 /// Runs `flux broker` with the words after it and the modules this program has.
 pub fn broker_main(words: Vec<OsString>, builtins: Vec<Builtin>) -> ExitCode {
@@ -168,6 +168,7 @@ async fn live(
         listener: Some(listener),
     };
     let code = life(broker.clone(), start, events_rx).await;
+    runat::hang_up_leftovers(&broker);
     // The socket goes last: while it is there, clients are answered.
     if let Err(error) = std::fs::remove_file(&socket)
         && error.kind() != std::io::ErrorKind::NotFound

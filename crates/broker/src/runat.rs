@@ -14,7 +14,7 @@ use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
 use proto::broker::RunAt;
 use rpc::RpcError;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use types::Errno;
 
 use crate::broker::Broker;
@@ -136,7 +136,7 @@ pub(crate) async fn run_logged(
             return 127;
         }
     };
-    broker.running.borrow_mut().pid = child.id();
+    broker.running.borrow_mut().command = signal_target(&child, true);
     let log = |severity| {
         let appname = &appname;
         move |line: &str| broker.log(severity, &format!("{appname}: {line}"))
@@ -144,7 +144,7 @@ pub(crate) async fn run_logged(
     let stdout = log_lines(child.stdout.take(), log(Severity::Info));
     let stderr = log_lines(child.stderr.take(), log(Severity::Err));
     let (status, (), ()) = tokio::join!(child.wait(), stdout, stderr);
-    broker.running.borrow_mut().pid = None;
+    broker.running.borrow_mut().command = None;
     let code = report(broker, &appname, command_line, started, status);
     tokio::task::yield_now().await;
     code
@@ -189,29 +189,48 @@ fn report(
     code
 }
 
-/// What the broker runs just now.
+/// What the broker runs just now, as `kill(2)` takes it: a negative number is a process group.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     /// A logged command.
-    pub(crate) pid: Option<u32>,
+    pub(crate) command: Option<Pid>,
     /// The initial program.
-    pub(crate) rc2: Option<u32>,
+    pub(crate) rc2: Option<Pid>,
+}
+
+/// A child, with all its processes if it leads a group of its own.
+fn signal_target(child: &Child, own_group: bool) -> Option<Pid> {
+    let pid = i32::try_from(child.id()?).ok()?;
+    Some(Pid::from_raw(if own_group { -pid } else { pid }))
+}
+
+/// Tells what an initial program that had no process group of its own left in that of the broker
+/// to end. It may hold the output of the job this instance is, which then never ends.
+///
+/// Only a job shell makes the broker the leader of a group that is all its own: in an interactive
+/// shell the other commands of the pipeline are in it too.
+pub(crate) fn hang_up_leftovers(broker: &Broker) {
+    let is_job = broker.attrs.borrow().get("jobid").is_some();
+    if is_job && getpgrp() == getpid() {
+        // The broker catches the signal; the group has at least the broker.
+        let _sent = kill(Pid::from_raw(0), Signal::SIGHUP);
+    }
 }
 
 /// Tells the initial program to end, as its terminal would.
 pub(crate) fn hang_up_rc2(broker: &Broker) -> bool {
-    signal_process(broker.running.borrow().rc2, Signal::SIGHUP)
+    send(broker.running.borrow().rc2, Signal::SIGHUP)
 }
 
 /// Ends a logged command that is in the way.
 pub(crate) fn abort_running(broker: &Broker) -> bool {
-    signal_process(broker.running.borrow().pid, Signal::SIGTERM)
+    send(broker.running.borrow().command, Signal::SIGTERM)
 }
 
-fn signal_process(pid: Option<u32>, signal: Signal) -> bool {
-    let Some(pid) = pid else { return false };
+fn send(target: Option<Pid>, signal: Signal) -> bool {
+    let Some(target) = target else { return false };
     // The program may just have ended by itself, which is as good.
-    kill(Pid::from_raw(pid as i32), signal).is_ok()
+    kill(target, signal).is_ok()
 }
 
 /// Runs the initial program to its end. Returns its exit code.
@@ -244,9 +263,9 @@ pub(crate) async fn run_rc2(broker: &Rc<Broker>, words: &[String]) -> i32 {
             };
         }
     };
-    let pid = child.id();
-    broker.running.borrow_mut().rc2 = pid;
-    let terminal = pid
+    broker.running.borrow_mut().rc2 = signal_target(&child, own_group);
+    let terminal = child
+        .id()
         .filter(|_| own_group)
         .and_then(|pid| Terminal::hand_over(pid as i32));
     let status = child.wait().await;

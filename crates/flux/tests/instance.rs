@@ -382,6 +382,15 @@ fn a_program_that_is_told_to_end_has_its_say() {
 }
 
 #[test]
+fn an_instance_that_is_a_job_leaves_nothing_running() {
+    check(
+        1,
+        "flux run flux start sh -c 'sleep infinity & echo over'",
+        "over\n",
+    );
+}
+
+#[test]
 fn an_instance_outlives_whoever_reads_what_it_says() {
     check(
         1,
