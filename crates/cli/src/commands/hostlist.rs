@@ -16,10 +16,21 @@ use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
 use crate::outln;
 
+const ABOUT: &str = "\
+Reads hosts from SOURCES and writes them as one hostlist.
+
+SOURCES may include:
+  instance     all hosts of the instance
+  JOBID        the hosts of a job
+  local        inside a job its hosts, elsewhere those of the instance
+  avail[able]  those of the instance that are up and not drained
+  stdin, -     hostlists on standard input (default)
+  HOSTS        these hosts";
+
 static PARSER: Parser = Parser {
     name: "flux-hostlist",
     usage: "[-h] [-e] [-d S] [-c] [-n [-]IDS] [-F HOSTS] [-L N] [-S] [-x IDS|HOSTS] [-u] [-i | -m | -X] [-f] [-l] [-q] [SOURCES ...]",
-    about: "",
+    about: ABOUT,
     family: Family::P,
     opts: &[
         flag('e', "expand", "Write the hosts one by one"),
