@@ -273,6 +273,43 @@ fn ranks_of_a_host_extract_together() {
 }
 
 #[test]
+fn an_archive_writes_nothing_elsewhere() {
+    let dir = Scratch::new("inside");
+    let text = "exec 2>&1; mkdir out a a/x to; ln -s $PWD/out l; \
+                ln -s $PWD/out a/x/y; flux archive create -C a x; rm a/x/y; mkdir -m 777 a/x/y; \
+                chmod 750 out; echo evil >a/x/y/z; flux archive create --append -C a x; \
+                flux archive extract -C to x/y; flux archive extract -C to --overwrite 'x/y*'; \
+                flux archive remove; flux archive create -C a ../a/x/y/z; flux archive extract -C to; \
+                flux archive create --overwrite -C a/x/y z; flux archive extract -C l; \
+                ls out; stat -c %a out";
+    dir.check(
+        &[],
+        text,
+        "flux-archive: x/y: Attempt to overwrite existing file\n\
+         flux-archive: x/y/z: unsafe path: x/y is a symbolic link in the archive\n\
+         flux-archive: ../a/x/y/z: unsafe path\n\
+         z\n750\n",
+    );
+}
+
+#[test]
+fn what_is_in_the_way_of_extraction_goes_only_if_it_may() {
+    let dir = Scratch::new("in-way");
+    let text = "exec 2>&1; mkdir -p a/d to; echo new >a/d/f; flux archive create -C a .; \
+                flux archive list; echo old >to/d; flux archive extract -C to; cat to/d; \
+                flux archive extract -C to --overwrite; cat to/d/f; rm to/d/f; mkdir -p to/d/f/g; \
+                flux archive extract -C to --overwrite; rmdir to/d/f/g; \
+                flux archive extract -C to --overwrite; cat to/d/f";
+    dir.check(
+        &[],
+        text,
+        "./d/f\n./d\n\
+         flux-archive: ./d/f: Can't create directory 'd'\nold\nnew\n\
+         flux-archive: ./d/f: Can't replace existing directory with non-directory\nnew\n",
+    );
+}
+
+#[test]
 fn files_travel_in_archives() {
     let dir = Scratch::new("archive");
     let text = "exec 2>&1; mkdir -p d/sub out; echo hi > d/small; seq 1 200000 > d/big; chmod 600 d/big; \

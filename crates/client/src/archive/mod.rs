@@ -2,14 +2,14 @@
 
 mod blobs;
 mod shared;
+mod target;
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use nix::sys::sendfile::sendfile;
-use nix::sys::stat::{Mode, umask};
 use proto::kvs::{KvsLookup, KvsWatchLookup, Lookup, flags};
 use rpc::{Dest, Handle, RpcError};
 use serde_json::Value;
@@ -19,6 +19,7 @@ use types::{Errno, glob};
 
 use crate::kvs;
 use blobs::{Blob, Blobs};
+use target::Target;
 
 /// The key of an archive.
 pub fn key(name: &str) -> String {
@@ -74,7 +75,7 @@ fn failed(path: &str, error: &io::Error) -> ExtractError {
 ///
 /// # Errors
 ///
-/// What could not be loaded or written. Nothing that is incomplete is left under a file's name.
+/// What could not be loaded or written, or would be written elsewhere. Nothing that is incomplete is left under a file's name.
 pub async fn extract(
     handle: &Handle,
     files: &[File],
@@ -84,66 +85,34 @@ pub async fn extract(
 ) -> Result<(), ExtractError> {
     let regions = files.iter().flat_map(File::regions).collect();
     let mut blobs = Blobs::new(handle, regions).await;
-    // There is no other way to read it, and nobody else creates files meanwhile.
-    let mask = umask(Mode::empty());
-    umask(mask);
+    let mut target = Target::new(directory, overwrite);
     for file in files {
         on_file(file);
-        let mode = file.permissions() & !mask.bits();
-        one(file, directory, overwrite, mode, &mut blobs).await?;
+        one(file, &mut target, &mut blobs).await?;
     }
     blobs.finish().await;
     Ok(())
 }
 
-/// Archives come from others too: nothing is written outside of the directory.
-fn is_inside(path: &Path) -> bool {
-    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
-    path.components().all(plain) && path.file_name().is_some()
-}
-
 async fn one(
     file: &File,
-    directory: &Path,
-    overwrite: bool,
-    mode: u32,
+    target: &mut Target<'_>,
     blobs: &mut Blobs<'_>,
 ) -> Result<(), ExtractError> {
     let name = &file.path;
-    if !is_inside(Path::new(name)) {
-        return Err(ExtractError(format!("{name}: unsafe path")));
+    let path = &target.place(name)?;
+    match &file.content {
+        Content::Directory => return target.put_directory(name, path, file.permissions()),
+        Content::Link(to) => return target.put_link(name, path, to),
+        _ => {}
     }
-    let path = &directory.join(name);
-    let failed = |error: io::Error| failed(name, &error);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let permissions = Permissions::from_mode(mode);
-    if file.content == Content::Directory {
-        match fs::create_dir(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-            done => done.map_err(failed)?,
-        }
-        return fs::set_permissions(path, permissions).map_err(failed);
-    }
-    if path.symlink_metadata().is_ok() {
-        if !overwrite {
-            let text = format!("{name}: write: Attempt to overwrite existing file");
-            return Err(ExtractError(text));
-        }
-        fs::remove_file(path).map_err(failed)?;
-    }
-    if let Content::Link(target) = &file.content {
-        return std::os::unix::fs::symlink(target, path).map_err(failed);
-    }
-    let out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
+    let out = target.create(name, path)?;
+    let permissions = target.permitted(file.permissions());
     let filled = fill(file, &out, blobs).await;
-    let done = filled.and_then(|()| out.set_permissions(permissions).map_err(failed));
+    let done = filled.and_then(|()| {
+        let set = out.set_permissions(permissions);
+        set.map_err(|error| failed(name, &error))
+    });
     if done.is_err() {
         // The failure itself is what is told of.
         let _kept = fs::remove_file(path);
@@ -196,24 +165,4 @@ fn write(mut out: &fs::File, offset: u64, blob: &Blob) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_stay_inside() {
-        for (path, inside) in [
-            ("a", true),
-            ("./a/b", true),
-            ("../a", false),
-            ("a/../../b", false),
-            ("/a", false),
-            ("", false),
-            (".", false),
-        ] {
-            assert_eq!(is_inside(Path::new(path)), inside, "{path}");
-        }
-    }
 }

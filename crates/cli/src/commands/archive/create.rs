@@ -228,6 +228,10 @@ impl Pack<'_> {
                 let entry = entry.map_err(failed)?;
                 Box::pin(self.add(&entry.path())).await?;
             }
+            // It is where things are extracted to, whatever that is like.
+            if name == "." {
+                return Ok(());
+            }
             Content::Directory
         } else if kind.is_symlink() {
             let target = path.read_link().map_err(failed)?;
