@@ -42,6 +42,16 @@ pub fn main(args: Vec<OsString>, extra: &[(&str, Program)]) -> ExitCode {
     code
 }
 
+/// The current directory, for commands that are run in it unless `option` names another.
+fn current_dir(option: &str) -> Result<String, fail::Fail> {
+    let dir = std::env::current_dir()
+        .map_err(|error| fail::Fail::of("getcwd", types::Errno::from_io(&error)))?;
+    dir.into_os_string().into_string().map_err(|dir| {
+        let dir = dir.display();
+        fail::Fail::new(format!("{dir}: directory is not UTF-8 text; use {option}"))
+    })
+}
+
 /// The name of this host.
 fn hostname() -> Result<String, fail::Fail> {
     let name = nix::unistd::gethostname()

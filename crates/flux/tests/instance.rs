@@ -406,12 +406,18 @@ fn an_instance_outlives_whoever_reads_what_it_says() {
 fn an_environment_that_is_no_text_harms_nothing() {
     check(
         1,
-        "export BAD=$(printf 'a\\377b'); \
-         flux start 'flux run --env=-BAD sh -c \"echo ran; env | grep -c BAD\"; \
-                     flux exec echo hi; flux submit true 2>&1; flux submit --env=-* --env=BAD true 2>&1; true'",
-        "ran\n0\nhi\n\
-         flux-submit: ERROR: environment variable BAD is not UTF-8 text; --env=-BAD leaves it out\n\
-         flux-submit: ERROR: environment variable BAD is not UTF-8 text; --env=-BAD leaves it out\n",
+        "exec 2>&1; export BAD=$(printf 'a\\377b'); dir=$(mktemp -d); \
+         flux start 'flux run sh -c \"env | grep -c BAD; true\"; flux exec echo hi; \
+                     flux submit --env=-* --env=BAD true; flux submit --env=-BAD true >/dev/null; \
+                     true'; \
+         mkdir $dir/$BAD; cd $dir/$BAD; unset BAD PWD; \
+         for how in run exec 'run --cwd=/' 'exec -d /'; do \
+             flux $how pwd 2>&1 | sed \"s,$dir,,\"; \
+         done; cd /; rm -r $dir",
+        "warning: environment variable BAD is not UTF-8 text and stays behind\n0\nhi\n\
+         flux-submit: ERROR: --env=BAD: the value of BAD is not UTF-8 text\n\
+         flux-run: ERROR: /a\u{fffd}b: directory is not UTF-8 text; use --cwd\n\
+         flux-exec: /a\u{fffd}b: directory is not UTF-8 text; use --dir\n/\n/\n",
     );
 }
 

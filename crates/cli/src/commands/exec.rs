@@ -123,12 +123,7 @@ fn command(args: &Args) -> Result<Command, Fail> {
     let cwd = match args.get("dir") {
         Some("none") => None,
         Some(dir) => Some(dir.to_owned()),
-        None => Some(
-            std::env::current_dir()
-                .map_err(|error| Fail::of("getcwd", Errno::from_io(&error)))?
-                .display()
-                .to_string(),
-        ),
+        None => Some(crate::current_dir("--dir")?),
     };
     let mut opts = Map::new();
     for option in args.all("setopt") {

@@ -4,6 +4,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use regex_lite::Regex;
 use serde_json::{Map, Value, json};
 
+use crate::err;
 use crate::fail::Fail;
 use crate::options::Args;
 
@@ -27,16 +28,16 @@ pub(super) fn environment(args: &Args) -> Result<(Vars, Vars), Fail> {
             _ => {}
         }
     }
-    match rules.env.iter().find(|(_, value)| value.is_null()) {
-        Some((name, _)) => Err(Fail::new(format!(
-            "environment variable {name} is not UTF-8 text; --env=-{name} leaves it out"
-        ))),
-        None => Ok((rules.env, rules.expand)),
-    }
+    rules.env.retain(|name, value| {
+        if value.is_null() {
+            err!("warning: environment variable {name} is not UTF-8 text and stays behind");
+        }
+        !value.is_null()
+    });
+    Ok((rules.env, rules.expand))
 }
 
-/// The variables of this process. Those that are not text have no value: they must be asked not to
-/// go along.
+/// The variables of this process. Those that are not text have no value.
 fn inherited() -> impl Iterator<Item = (String, Value)> {
     std::env::vars_os().map(
         |(name, value)| match (name.into_string(), value.into_string()) {
@@ -64,6 +65,10 @@ impl Rules {
             let matcher = Matcher::new(rule)?;
             for (name, value) in inherited() {
                 if matcher.matches(&name) && !self.env.contains_key(&name) {
+                    if value.is_null() {
+                        let text = format!("--env={rule}: the value of {name} is not UTF-8 text");
+                        return Err(Fail::new(text));
+                    }
                     self.env.insert(name, value);
                 }
             }

@@ -42,10 +42,7 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
     system.insert("environment".into(), env.into());
     let cwd = match args.get("cwd") {
         Some(cwd) => cwd.to_owned(),
-        None => std::env::current_dir()
-            .map_err(|error| Fail::of("getcwd", Errno::from_io(&error)))?
-            .display()
-            .to_string(),
+        None => crate::current_dir("--cwd")?,
     };
     system.insert("cwd".into(), cwd.into());
     if let Some(name) = args.get("job-name") {
