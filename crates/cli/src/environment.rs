@@ -6,6 +6,9 @@ use std::path::Path;
 
 use crate::builtin;
 
+/// What `execvp(3)` searches where there is no `PATH`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
 /// The variables `flux` manages. Values are kept here and set for the process only once.
 pub(crate) struct Environment {
     vars: Vec<(String, Option<String>)>,
@@ -76,7 +79,8 @@ impl Environment {
             vars.push(("FLUX_URI".to_owned(), Some(uri)));
         }
         if argv0 != "flux" {
-            let path = search_path(&builtin::executable_dir(), &var("PATH").unwrap_or_default());
+            let path = var("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
+            let path = search_path(&builtin::executable_dir(), &path);
             vars.push(("PATH".to_owned(), Some(path)));
         }
         Environment { vars }
@@ -131,7 +135,10 @@ impl Environment {
 /// The search path with this executable's directory ahead of any other that holds a `flux`.
 fn search_path(own: &Path, path: &str) -> String {
     let own_text = own.display().to_string();
-    let mut elements: Vec<&str> = path.split(':').collect();
+    let mut elements: Vec<&str> = match path {
+        "" => Vec::new(),
+        path => path.split(':').collect(),
+    };
     let first = elements
         .iter()
         .position(|dir| !dir.is_empty() && Path::new(dir).join("flux").is_file());
@@ -158,5 +165,6 @@ mod tests {
     fn own_directory_goes_ahead_of_another_flux() {
         assert_eq!(search_path(Path::new("/none"), "/bin:/x"), "/bin:/x:/none");
         assert_eq!(search_path(Path::new("/x"), "/bin:/x"), "/bin:/x");
+        assert_eq!(search_path(Path::new("/x"), ""), "/x");
     }
 }
