@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::attrs::Attrs;
 use crate::connector::SOCKET_PATH_MAX;
 
+/// The longest path of a directory to make others in, in bytes.
+const PARENT_MAX: usize = 1000;
+
 /// Makes a directory `flux-XXXXXX` of a name of its own.
 pub(crate) fn make_unique(parent: &Path) -> std::io::Result<PathBuf> {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
@@ -80,6 +83,12 @@ fn directory(
         None => {
             let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| default_parent.into());
             let parent = PathBuf::from(parent);
+            let length = parent.as_os_str().len();
+            if length > PARENT_MAX {
+                return Err(format!(
+                    "{name} buffer overflow: TMPDIR has {length} bytes, more than {PARENT_MAX}"
+                ));
+            }
             let path = make_unique(&parent).map_err(|error| {
                 format!("cannot create directory in {}: {error}", parent.display())
             })?;

@@ -3,6 +3,7 @@
 mod job_pty;
 mod status_line;
 mod stdin;
+mod tail;
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,13 @@ use crate::{err, output, pty, signal as names};
 use job_pty::{JobPty, Progress};
 use status_line::StatusLine;
 use stdin::Stdin;
+use tail::Tail;
 
 /// The time in which a second Ctrl-C cancels the job.
 const CANCEL_WINDOW: Duration = Duration::from_secs(2);
+
+/// The key of a job's output.
+const OUTPUT: &str = "guest.output";
 
 /// What to show of the job.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +56,7 @@ pub(crate) struct Options {
     /// Stop after this event of the job, instead of `clean`.
     pub(crate) wait_event: Option<String>,
     /// Only the last lines of output so far.
-    pub(crate) tail: Option<usize>,
+    pub(crate) tail: Option<u64>,
 }
 
 /// Where the job takes standard input.
@@ -76,7 +81,7 @@ struct Session<'a> {
     service: Option<Service>,
     pty: JobPty,
     stdin: Stdin,
-    tail: Option<Vec<StreamData>>,
+    tail: Tail,
 }
 
 /// The events of a log as they come.
@@ -162,7 +167,7 @@ pub(crate) async fn attach(client: &Client, id: JobId, options: &Options) -> Out
         service: None,
         pty: JobPty::Unknown,
         stdin: Stdin::new(client.handle().clone(), options.stdin_ranks.clone()),
-        tail: options.tail.map(|_| Vec::new()),
+        tail: Tail::default(),
     };
     session.run().await
 }
@@ -203,20 +208,20 @@ impl Session<'_> {
                 // What the terminal shows is not to be shown twice.
                 event = next(&mut out), if !self.pty.is_asked() => match self.take(event, "output")? {
                     Some(entry) => self.output_event(&entry),
-                    None => {
-                        out = None;
-                        self.show_tail();
-                    }
+                    None => out = None,
                 },
                 event = next(&mut main) => match event {
                     Ok(Some(entry)) => {
                         if first {
                             first = false;
                             self.start = entry.timestamp;
+                            if let Some(lines) = self.options.tail {
+                                self.tail = Tail::find(self.client, self.id, OUTPUT, lines).await?;
+                            }
                             let wait = watch_flags::WAITCREATE;
                             let open = |path| Some(watch(self.client, self.id, path, wait));
                             exec = open("guest.exec.eventlog");
-                            out = open("guest.output");
+                            out = open(OUTPUT);
                         }
                         status_line.on_event(self.client, &entry);
                         if self.job_event(&entry) {
@@ -446,9 +451,8 @@ impl Session<'_> {
                 if let Some(data) = data_of(context, &self.encodings)
                     && !self.was_on_pty(&data)
                 {
-                    match &mut self.tail {
-                        Some(tail) => tail.push(data),
-                        None => show_data(&data, self.options.label, ""),
+                    for data in self.tail.cut(data) {
+                        show_data(&data, self.options.label, "");
                     }
                 }
             }
@@ -474,16 +478,6 @@ impl Session<'_> {
     fn was_on_pty(&self, data: &StreamData) -> bool {
         let captures = self.service.as_ref().is_some_and(|it| it.captures);
         captures && data.rank == "0" && self.pty.shows_output()
-    }
-
-    fn show_tail(&mut self) {
-        let (Some(tail), Some(lines)) = (self.tail.take(), self.options.tail) else {
-            return;
-        };
-        let skip = tail.len().saturating_sub(lines);
-        for data in &tail[skip..] {
-            show_data(data, self.options.label, "");
-        }
     }
 
     async fn cancel(&self) {

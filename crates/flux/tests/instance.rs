@@ -444,6 +444,18 @@ fn standard_streams_pass_through_jobs() {
 }
 
 #[test]
+fn the_tail_of_a_jobs_output_is_what_was_last_written() {
+    check(
+        1,
+        "id=$(flux submit sh -c 'seq 1 20; echo END; read x; echo $x'); \
+         until flux job eventlog -p output $id | grep -q END; do :; done; \
+         echo more | flux job attach --tail=3 $id; flux job attach --tail=2 -l $id; \
+         flux job attach --tail $id | wc -l; flux job attach --tail=-1 $id 2>&1; true",
+        "19\n20\nEND\nmore\n0: END\n0: more\n10\nflux-job: invalid tail argument\n",
+    );
+}
+
+#[test]
 fn jobs_can_be_canceled_and_killed() {
     check(
         1,

@@ -81,6 +81,10 @@ fn missing(args: &Args, id: &str) -> Fail {
     }
 }
 
+fn never(event: &str) -> Fail {
+    Fail::new(format!("event '{event}' never received"))
+}
+
 pub(super) fn eventlog(words: &[String]) -> i32 {
     let args = match EVENTLOG.parse(words) {
         Ok(args) => args,
@@ -95,11 +99,15 @@ pub(super) fn eventlog(words: &[String]) -> i32 {
         let key = path(&args);
         let client = connect().await?;
         if args.has("follow") {
-            let mut stream = watch(&client, id, &key, 0);
+            // Only the job's own log is there from the beginning, and only there is a last event.
+            let own = key == "eventlog";
+            let flags = if own { 0 } else { watch_flags::WAITCREATE };
+            let mut stream = watch(&client, id, &key, flags);
             loop {
                 match stream.next().await {
                     Ok(Some(entry)) => outln!("{}", format.line(&entry)),
-                    Ok(None) => return Ok(0),
+                    Ok(None) if own => return Ok(0),
+                    Ok(None) => return Err(never("clean")),
                     Err(error) if error.errno == Errno::ENOENT => return Err(missing(&args, word)),
                     Err(error) => return Err(error.into()),
                 }
@@ -216,7 +224,7 @@ impl Wait<'_> {
             let entry = match stream.next().await {
                 Ok(Some(entry)) => entry,
                 Ok(None) => {
-                    return Err(Fail::new(format!("event '{}' never received", self.name)));
+                    return Err(never(self.name));
                 }
                 Err(error) if error.errno == Errno::ENOENT => {
                     return Err(missing(self.args, self.word));

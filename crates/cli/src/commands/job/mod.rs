@@ -125,7 +125,10 @@ fn attach_command(words: &[String]) -> i32 {
             return Err(Fail::new("--debug is not implemented"));
         }
         let tail = match args.int("tail")? {
-            Some(lines) => usize::try_from(lines).ok(),
+            Some(lines) => {
+                let lines = u64::try_from(lines).map_err(|_| Fail::new("invalid tail argument"))?;
+                Some(lines)
+            }
             None => args.has("tail").then_some(10),
         };
         let stdin_ranks = match args.get("stdin-ranks") {
