@@ -34,7 +34,8 @@ pub(crate) struct Input {
     path: Option<String>,
     limit: u64,
     received: Cell<u64>,
-    ended: Cell<bool>,
+    /// Tasks that get no more, as the leader knows.
+    ended: RefCell<IdSet>,
     /// Tasks whose buffer was full.
     full: RefCell<IdSet>,
 }
@@ -72,7 +73,7 @@ impl Input {
             path,
             limit,
             received: Cell::new(0),
-            ended: Cell::new(false),
+            ended: RefCell::default(),
             full: RefCell::default(),
         })
     }
@@ -133,13 +134,25 @@ fn header() -> Map<String, Value> {
 
 /// Takes input from a client, on the leader.
 ///
-/// Errors: `EPROTO` no I/O object, `EPIPE` after the end.
+/// Errors: `EPROTO` no I/O object, `EPIPE` after the end for all tasks it is for.
 pub(crate) fn on_stdin(shell: &Rc<Shell>, object: &Map<String, Value>) -> Result<(), RpcError> {
-    let data = StreamData::decode(object, "UTF-8")
-        .map_err(|error| RpcError::new(Errno::EPROTO, error.to_string()))?;
+    let wrong = |text| RpcError::new(Errno::EPROTO, text);
+    let mut data = StreamData::decode(object, "UTF-8").map_err(|error| wrong(error.to_string()))?;
     let input = &shell.input;
-    if input.ended.get() || input.path.is_some() {
+    let tasks = IdSet::first_n(shell.job.ntasks);
+    let wanted = match data.rank.as_str() {
+        "all" => tasks.clone(),
+        text => text
+            .parse()
+            .map_err(|error| wrong(format!("rank {text}: {error}")))?,
+    };
+    let mut ended = input.ended.borrow_mut();
+    let open = wanted.difference(&ended);
+    if open.is_empty() || input.path.is_some() {
         return Err(Errno::EPIPE.into());
+    }
+    if open != tasks {
+        data.rank = open.to_string();
     }
     let bytes = data.data.as_ref().map_or(0, Vec::len) as u64;
     input.received.set(input.received.get() + bytes);
@@ -150,11 +163,11 @@ pub(crate) fn on_stdin(shell: &Rc<Shell>, object: &Map<String, Value>) -> Result
             format_size(input.limit)
         )));
         // The sender learns it from the job's end, as it does of any failure of the shell.
-        input.ended.set(true);
+        *ended = tasks;
         return Ok(());
     }
-    if data.eof && data.rank == "all" {
-        input.ended.set(true);
+    if data.eof {
+        ended.insert_all(&open);
     }
     shell.store.append(key::INPUT, "data", data.encode());
     feed(shell, &data);
