@@ -172,7 +172,10 @@ fn report(
     let (code, how) = match status {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => (code, format!("Exited (rc={code})")),
-            (None, Some(number)) => (128 + number, types::describe_signal(number)),
+            (None, Some(number)) => {
+                let (code, how) = (128 + number, types::describe_signal(number));
+                (code, format!("{how} (rc={code})"))
+            }
             (None, None) => (1, "ended".to_owned()),
         },
         Err(error) => (1, format!("wait: {error}")),
