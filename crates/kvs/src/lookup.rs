@@ -85,6 +85,13 @@ pub fn lookup(
     let mut root = query.root;
     let mut foreign_root = query.foreign_root;
     let mut names: VecDeque<Rc<str>> = components(query.key).map(Rc::from).collect();
+    // The root's name is a dot; no name at all is nobody's.
+    if query.key.is_empty() {
+        return Err(Error::NoEntry);
+    }
+    if names.is_empty() && query.want == Want::Link {
+        return Err(Error::IsDirectory);
+    }
     let mut here = dirref(root);
     let mut links = 0;
     while let Some(name) = names.pop_front() {
@@ -105,6 +112,9 @@ pub fn lookup(
         if !follow {
             here = entry;
             continue;
+        }
+        if target.is_empty() {
+            return Err(Error::NoEntry);
         }
         links += 1;
         if links > LINKS_MAX {

@@ -227,6 +227,8 @@ fn lookups_fail_as_clients_expect() {
     assert_eq!(store.look("a.b", Want::Link), Err(Error::NotLink));
     assert_eq!(store.look("a.b.c", Want::Value), Err(Error::NoEntry));
     assert_eq!(store.look("x", Want::Object), Err(Error::NoEntry));
+    assert_eq!(store.look("", Want::Object), Err(Error::NoEntry));
+    assert_eq!(store.look(".", Want::Link), Err(Error::IsDirectory));
     assert_eq!(store.look("ll", Want::Value), Err(Error::Loop));
     assert_eq!(store.look("n", Want::Value), Err(Error::NoNamespace));
     assert_eq!(store.get("l"), Ok(b"1".to_vec()));
@@ -459,6 +461,6 @@ proptest! {
                 }
             }
         }
-        model.check(&mut store, "");
+        model.check(&mut store, ".");
     }
 }

@@ -163,7 +163,7 @@ impl Leader {
 
     fn check(&mut self, root: BlobRef, model: &Model) {
         let own = std::mem::replace(&mut self.store.root, root);
-        model.check(&mut self.store, "");
+        model.check(&mut self.store, ".");
         self.store.root = own;
     }
 

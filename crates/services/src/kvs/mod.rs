@@ -60,7 +60,7 @@ impl Args {
             initial_rootref: None,
         };
         for arg in args {
-            let invalid = || RpcError::new(Errno::EINVAL, format!("{arg}: invalid argument"));
+            let invalid = || RpcError::new(Errno::EINVAL, format!("{arg}: {}", Errno::EINVAL));
             match arg.split_once('=') {
                 Some(("transaction-merge", text)) => {
                     parsed.merge = text.parse::<u32>().map_err(|_| invalid())? != 0;
@@ -77,10 +77,14 @@ impl Args {
 
 /// Reads the period of checkpoints from a configuration; `None` for no checkpoints.
 fn checkpoint_period(config: &Map<String, Value>) -> Result<Option<Duration>, RpcError> {
-    let Some(value) = config
-        .get("kvs")
-        .and_then(|table| table.get("checkpoint-period"))
-    else {
+    let Some(table) = config.get("kvs") else {
+        return Ok(None);
+    };
+    let Some(table) = table.as_object() else {
+        let text = format!("error reading config for kvs: {table} is not a table");
+        return Err(RpcError::new(Errno::EINVAL, text));
+    };
+    let Some(value) = table.get("checkpoint-period") else {
         return Ok(None);
     };
     let shown = value.as_str().map_or(value.to_string(), str::to_owned);
@@ -311,6 +315,10 @@ mod tests {
             Ok(Some(Duration::from_secs(60)))
         );
         assert_eq!(period(r#"{"kvs":{"checkpoint-period":"0"}}"#), Ok(None));
+        assert_eq!(
+            period(r#"{"kvs":5}"#),
+            Err("error reading config for kvs: 5 is not a table".to_owned())
+        );
         assert_eq!(
             period(r#"{"kvs":{"checkpoint-period":"1Z"}}"#),
             Err("invalid checkpoint-period config: 1Z".to_owned())

@@ -64,24 +64,24 @@ impl Lookup {
         }
     }
 
-    /// Fails it. That a key is missing is an answer to those who ask for more.
     pub(super) fn fail(&self, error: impl Into<RpcError>) {
-        let error = error.into();
         match &self.caller {
             Caller::Plain(request) => request.fail(error),
-            Caller::Plus(request) if error.errno == Errno::ENOENT => {
-                let (root, seq) = match self.root {
-                    Some((root, seq)) => (root.to_string(), seq),
-                    None => return request.fail(error),
-                };
-                request.reply(&FoundPlus {
-                    val: None,
-                    errno: Some(error.errno.0),
-                    rootseq: seq,
-                    rootref: root,
-                });
-            }
             Caller::Plus(request) => request.fail(error),
+        }
+    }
+
+    /// Says that there is no such key, which is an answer to those who ask for more. That a blob
+    /// on the way to it cannot be had is none.
+    fn missing(&self, root: BlobRef, seq: i64) {
+        match &self.caller {
+            Caller::Plain(request) => request.fail(Errno::ENOENT),
+            Caller::Plus(request) => request.reply(&FoundPlus {
+                val: None,
+                errno: Some(Errno::ENOENT.0),
+                rootseq: seq,
+                rootref: root.to_string(),
+            }),
         }
     }
 
@@ -145,7 +145,7 @@ impl Kvs {
     }
 
     pub(super) fn continue_lookup(&mut self, lookup: Lookup) {
-        let Some((root, _)) = lookup.root else {
+        let Some((root, seq)) = lookup.root else {
             return lookup.fail(Errno::EPROTO);
         };
         // The namespace may have gone while the look-up waited.
@@ -170,6 +170,7 @@ impl Kvs {
             Ok(Step::Blobs(missing)) => self.park(missing, Parked::Lookup(Box::new(lookup))),
             Ok(Step::Namespace(_)) if self.leader => lookup.fail(Errno::ENOTSUP),
             Ok(Step::Namespace(name)) => self.fetch(&name, lookup.message().clone()),
+            Err(Error::NoEntry) => lookup.missing(root, seq),
             Err(error) => lookup.fail(error.errno()),
         }
     }

@@ -79,12 +79,6 @@ struct State {
 fn check(flags: i32, streaming: bool) -> Result<(), RpcError> {
     let has = |bits: i32| flags & bits != 0;
     let refuse = |errno, text: &str| Err(RpcError::new(errno, text));
-    if has(flags::WATCH) && has(flags::STREAM) {
-        return refuse(
-            Errno::EINVAL,
-            "Cannot KVS watch and stream at the same time",
-        );
-    }
     if has(flags::WATCH) && !streaming {
         let text = "KVS watch request rejected without streaming RPC flag";
         return refuse(Errno::EPROTO, text);
@@ -92,6 +86,10 @@ fn check(flags: i32, streaming: bool) -> Result<(), RpcError> {
     if has(flags::STREAM) && !streaming {
         let text = "KVS stream request rejected without streaming RPC flag";
         return refuse(Errno::EPROTO, text);
+    }
+    if has(flags::WATCH) && has(flags::STREAM) {
+        let text = "Cannot KVS watch and stream at the same time";
+        return refuse(Errno::EINVAL, text);
     }
     let refining =
         flags::WATCH_FULL | flags::WATCH_UNIQ | flags::WATCH_APPEND | flags::WATCH_INITIAL_SENTINEL;
