@@ -206,10 +206,9 @@ impl Modules {
 pub(crate) async fn load(broker: &Rc<Broker>, program: Program) -> Result<(), RpcError> {
     let name = program.name.as_str();
     if broker.modules.entries.borrow().contains_key(name) {
-        return Err(RpcError::new(
-            Errno::EEXIST,
-            format!("{name}: module is already loaded"),
-        ));
+        let errno = Errno::EEXIST;
+        let text = format!("{name}: module is already loaded: {errno}");
+        return Err(RpcError::new(errno, text));
     }
     let (inbox, inbox_rx) = mpsc::unbounded_channel();
     let peer = Rc::new(ModulePeer {

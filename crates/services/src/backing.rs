@@ -3,7 +3,9 @@
 use module::{Context, Failure, Severity};
 use proto::Empty;
 use proto::content::{Backing, ContentRegisterBacking, ContentUnregisterBacking};
-use types::Rank;
+use rpc::RpcError;
+use serde_json::Value;
+use types::{Errno, Rank};
 
 /// The service of the backing store, whatever module it is.
 const SERVICE: &str = "content-backing";
@@ -30,7 +32,10 @@ pub(crate) async fn register(context: &Context) -> Result<(), Failure> {
     let register = context
         .handle
         .call::<ContentRegisterBacking>(Rank::LEADER, &backing);
-    register.await?;
+    register.await.map_err(|error| {
+        let text = format!("register-backing: {error}: {}", error.errno);
+        RpcError::new(error.errno, text)
+    })?;
     Ok(())
 }
 
@@ -43,6 +48,19 @@ pub(crate) async fn unregister(context: &Context) {
         // `content` may have gone first.
         context.log(Severity::Debug, format!("unregister-backing: {error}"));
     }
+}
+
+/// Refuses a checkpoint nobody could read. What is in it is for those who read it to judge.
+///
+/// # Errors
+///
+/// `EINVAL`: it is neither an object nor an array.
+pub(crate) fn check_checkpoint(value: &Value) -> Result<(), RpcError> {
+    if value.is_object() || value.is_array() {
+        return Ok(());
+    }
+    let text = format!("failed to encode checkpoint value {value}: not an object");
+    Err(RpcError::new(Errno::EINVAL, text))
 }
 
 /// Ends what [`serve`] began.

@@ -109,6 +109,7 @@ fn routes() -> Routes<State> {
         })
         .on::<BackingCheckpointPut>(|state, request, put| {
             state.answer(request, move |directory| {
+                backing::check_checkpoint(&put.value)?;
                 directory.put_checkpoint(&put.value).map(|()| Empty {})
             });
         })

@@ -375,6 +375,12 @@ impl Database {
         let blobrefs: Result<Vec<BlobRef>, _> =
             mark.hashes.iter().map(|text| text.parse()).collect();
         let blobrefs = blobrefs.map_err(|_| Errno::EPROTO)?;
+        if blobrefs
+            .iter()
+            .any(|blobref| blobref.kind() != self.settings.hash)
+        {
+            return Err(Errno::EPROTO.into());
+        }
         let run = |db: &Connection| -> rusqlite::Result<i64> {
             let mut statement =
                 db.prepare_cached("UPDATE objects SET epoch=max(epoch, ?1) WHERE hash=?2")?;

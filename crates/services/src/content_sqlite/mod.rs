@@ -49,10 +49,10 @@ fn configure(
     config: &Map<String, Value>,
     args: &[String],
 ) -> Result<(), RpcError> {
-    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("Invalid argument: {what}"));
-    let choose = |value: &str, choices: &[&str], into: &mut String| {
+    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("{what}: {}", Errno::EINVAL));
+    let choose = |key: &str, value: &str, choices: &[&str], into: &mut String| {
         if !choices.contains(&value) {
-            return Err(invalid(value));
+            return Err(invalid(&format!("{key}={value}")));
         }
         value.clone_into(into);
         Ok(())
@@ -62,10 +62,10 @@ fn configure(
         for (key, value) in table {
             match (key.as_str(), value) {
                 ("journal_mode", Value::String(mode)) => {
-                    choose(mode, JOURNAL_MODES, &mut settings.journal_mode)?;
+                    choose(key, mode, JOURNAL_MODES, &mut settings.journal_mode)?;
                 }
                 ("synchronous", Value::String(mode)) => {
-                    choose(mode, SYNCHRONOUS, &mut settings.synchronous)?;
+                    choose(key, mode, SYNCHRONOUS, &mut settings.synchronous)?;
                 }
                 ("max_checkpoints", Value::Number(number)) => {
                     settings.max_checkpoints = number
@@ -79,11 +79,11 @@ fn configure(
     }
     for arg in args {
         match arg.split_once('=') {
-            Some(("journal_mode", mode)) => {
-                choose(mode, JOURNAL_MODES, &mut settings.journal_mode)?;
+            Some((key @ "journal_mode", mode)) => {
+                choose(key, mode, JOURNAL_MODES, &mut settings.journal_mode)?;
             }
-            Some(("synchronous", mode)) => {
-                choose(mode, SYNCHRONOUS, &mut settings.synchronous)?;
+            Some((key @ "synchronous", mode)) => {
+                choose(key, mode, SYNCHRONOUS, &mut settings.synchronous)?;
             }
             Some(("max-checkpoints", number)) => {
                 settings.max_checkpoints = number
@@ -221,6 +221,9 @@ fn routes() -> Routes<State> {
             );
         })
         .on::<BackingCheckpointPut>(|state, request, put| {
+            if let Err(error) = backing::check_checkpoint(&put.value) {
+                return request.fail(error);
+            }
             let job = Job::PutCheckpoint(put.value.to_string());
             state.push(job, respond(request, |_| Ok(Empty {})));
         })
