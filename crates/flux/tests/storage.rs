@@ -127,7 +127,94 @@ fn what_a_key_cannot_be_is_named() {
          d.e.\n\
          flux-kvs: eventlog_entry_create: Invalid argument\n\
          flux-kvs: cannot decode improperly formatted eventlog\n\
-         l: Too many levels of symbolic links\n",
+         flux-kvs: l: Too many levels of symbolic links\n",
+    );
+}
+
+#[test]
+fn no_key_is_not_the_root() {
+    let dir = Scratch::new("no-key");
+    let text = "exec 2>&1; flux kvs put a=1; flux kvs ls ''; flux kvs dir ''; flux kvs mkdir ''; \
+                flux kvs link a ''; flux kvs copy '' b; flux kvs unlink -R ''; flux kvs link '' l; \
+                flux kvs get l; flux kvs readlink .; flux kvs ls -1 | grep -v admin";
+    dir.check(
+        &[],
+        text,
+        "flux-kvs: flux_kvs_lookup: Invalid argument\n\
+         flux-kvs: : Invalid argument\n\
+         flux-kvs: : Invalid argument\n\
+         flux-kvs: : Invalid argument\n\
+         flux-kvs: flux_kvs_copy: Invalid argument\n\
+         flux-kvs: cannot unlink '': Invalid argument\n\
+         flux-kvs: l: No such file or directory\n\
+         flux-kvs: .: Is a directory\n\
+         a\nl\n",
+    );
+}
+
+#[test]
+fn a_dot_at_the_end_asks_for_a_directory() {
+    let dir = Scratch::new("dot");
+    let text = "exec 2>&1; flux kvs put d.x=1 d.sub.y=1 v=1; flux kvs link d l; \
+                flux kvs ls -d d.; flux kvs ls d.; flux kvs ls v.; flux kvs ls l.; flux kvs ls l; \
+                flux kvs ls no.; flux kvs ls -F d; flux kvs dir d..";
+    dir.check(
+        &[],
+        text,
+        "d\nsub    x\nv: Not a directory\nl: Not a directory\nsub    x\n\
+         no: No such file or directory\nsub.   x\nd.sub.\nd.x = 1\n",
+    );
+}
+
+#[test]
+fn what_cannot_be_watched_is_refused() {
+    let dir = Scratch::new("watch");
+    let text = "exec 2>&1; flux kvs put a=1; root=$(flux kvs getroot); \
+                for how in w W S wS; do flux kvs get -$how --at \"$root\" a; done; \
+                flux kvs get -wS a; flux kvs eventlog append -t1 log e; \
+                flux kvs eventlog get -wS log; flux kvs eventlog append -t2 log f; \
+                flux kvs eventlog wait-event -qv log f; \
+                flux kvs eventlog append -t x log g; flux kvs get -St a";
+    dir.check(
+        &[],
+        text,
+        "flux-kvs: a: Invalid argument\n\
+         flux-kvs: a: Invalid argument\n\
+         flux-kvs: a: Invalid argument\n\
+         flux-kvs: a: Invalid argument\n\
+         flux-kvs: a: Invalid argument\n\
+         flux-kvs: flux_kvs_lookup_get: Invalid argument\n\
+         1.000000 e\n\
+         flux-kvs eventlog append: append: Option 'timestamp' requires a floating point argument\n\
+         {\"data\":\"MQ==\",\"type\":\"val\",\"ver\":1}\n",
+    );
+}
+
+#[test]
+fn modules_name_the_option_they_refuse() {
+    let dir = Scratch::new("options");
+    let text = "exec 2>/dev/null; flux module remove kvs-watch; flux module remove kvs; \
+                flux content checkpoint update foo 2>&1; \
+                flux module load kvs transaction-merge=x 2>&1; \
+                flux module remove content-sqlite; flux content checkpoint list 2>&1; \
+                flux module load content-files 2>&1; \
+                flux module load content-sqlite journal_mode=wal 2>&1; \
+                flux module load content-sqlite truncate; flux gc 2>&1; flux module load content 2>&1; \
+                flux module remove content-sqlite; flux module remove content; \
+                flux module load content blob-size-limit=x 2>&1; \
+                flux module load content; flux module load content-sqlite; flux module load kvs";
+    dir.check(
+        &[],
+        text,
+        "flux-content: invalid blobref specified: Invalid argument\n\
+         flux-module: load kvs: transaction-merge=x: Invalid argument\n\
+         flux-content: kvs_checkpoint_lookup: Function not implemented\n\
+         flux-module: load content-files: register-backing: content backing store cannot be changed \
+         on the fly: Invalid argument\n\
+         flux-module: load content-sqlite: journal_mode=wal: Invalid argument\n\
+         flux: gc complete: marked 0, reclaimed 0 blobs (horizon epoch 0)\n\
+         flux-module: load content: content: module is already loaded: File exists\n\
+         flux-module: load content: blob-size-limit=x: Invalid argument\n",
     );
 }
 

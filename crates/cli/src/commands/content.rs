@@ -221,6 +221,9 @@ fn checkpoint_list(words: &[String]) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
+    if !args.words.is_empty() {
+        return LIST.wrong_words();
+    }
     fail::run(PROG, async {
         let client = fail::connect_builtin().await?;
         let call = client
@@ -228,7 +231,7 @@ fn checkpoint_list(words: &[String]) -> i32 {
             .call::<ContentCheckpointGet>(Dest::Any, &Empty {});
         let found = call
             .await
-            .map_err(|error| Fail::of("error fetching checkpoints", error))?;
+            .map_err(|error| Fail::of("kvs_checkpoint_lookup", error.errno))?;
         let list = match found.value {
             serde_json::Value::Array(list) => list,
             one => vec![one],
@@ -280,9 +283,6 @@ fn checkpoint_update(words: &[String]) -> i32 {
         return UPDATE.wrong_words();
     };
     fail::run(PROG, async {
-        if blobref.parse::<BlobRef>().is_err() {
-            return Err(Fail::new("invalid blobref"));
-        }
         let client = fail::connect_builtin().await?;
         let namespace = Namespace {
             namespace: PRIMARY.to_owned(),
@@ -292,6 +292,9 @@ fn checkpoint_update(words: &[String]) -> i32 {
             return Err(Fail::new(
                 "please unload kvs module before updating checkpoint",
             ));
+        }
+        if blobref.parse::<BlobRef>().is_err() {
+            return Err(Fail::of("invalid blobref specified", Errno::EINVAL));
         }
         let checkpoint = Checkpoint {
             version: 1,
@@ -306,7 +309,7 @@ fn checkpoint_update(words: &[String]) -> i32 {
             .handle()
             .call::<BackingCheckpointPut>(LEADER, &request);
         call.await
-            .map_err(|error| Fail::of("error updating checkpoint", error))?;
+            .map_err(|error| Fail::of("checkpoint update failed", error.errno))?;
         Ok(0)
     })
 }

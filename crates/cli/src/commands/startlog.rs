@@ -58,7 +58,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         let log = match kvs::get(client.handle(), PRIMARY, key).await {
             Ok(log) => log,
             Err(error) if error.errno == Errno::ENOENT => Vec::new(),
-            Err(error) => return Err(Fail::of(key, error)),
+            Err(error) => return Err(Fail::of("Error fetching eventlog", error)),
         };
         let entries = spec::eventlog::decode(&log).map_err(|error| Fail::of("startlog", error))?;
         let runs = runs(&entries);

@@ -20,9 +20,9 @@ use super::{
     Form, LEADER, NO_PRIMARY, PROG, TAGS, change_directory, commit, decode, fetch, key, name,
     unavailable, unlink, unmap,
 };
-use crate::err;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag, maybe};
+use crate::outln;
 
 /// Blob size, and the size up to which data stays in the archive, unless options say otherwise.
 const CHUNK_SIZE: u64 = 1 << 20;
@@ -240,7 +240,7 @@ impl Pack<'_> {
             self.regular(path, &metadata).await?
         };
         if self.verbose {
-            err!("{name}");
+            outln!("{name}");
         }
         self.files.push(File {
             path: name.trim_start_matches('/').to_owned(),

@@ -65,13 +65,17 @@ pub(super) fn run(words: &[String], form: Form) -> i32 {
         let value = found.map_err(|error| unavailable(&args, &error))?;
         let chosen = choose(decode(&value)?, args.words.first());
         change_directory(&args)?;
+        let verbose = args.has("verbose");
         if args.has("list-only") {
             for file in chosen {
-                outln!("{}", file.path);
+                if verbose {
+                    outln!("{file}");
+                } else {
+                    outln!("{}", file.path);
+                }
             }
             return Ok(0);
         }
-        let verbose = args.has("verbose");
         let tell = |file: &spec::archive::File| {
             if verbose {
                 err!("{}", file.path);

@@ -60,18 +60,12 @@ fn append(words: &[String]) -> i32 {
     let [key, name, context @ ..] = args.words.as_slice() else {
         return APPEND.wrong_words();
     };
+    let timestamp = match args.float("timestamp") {
+        Ok(given) => given.filter(|seconds| *seconds != 0.0),
+        Err(status) => return status,
+    };
     fail::run(PROG, async {
-        let timestamp = match args.get("timestamp") {
-            Some(text) => text
-                .parse::<f64>()
-                .map_err(|_| Fail::of("timestamp", Errno::EINVAL))?,
-            None => 0.0,
-        };
-        let timestamp = if timestamp == 0.0 {
-            timefmt::now()
-        } else {
-            timestamp
-        };
+        let timestamp = timestamp.unwrap_or_else(timefmt::now);
         // Such an entry would make the whole log unreadable.
         if name.is_empty() || !timestamp.is_finite() || timestamp < 0.0 {
             return Err(Fail::of("eventlog_entry_create", Errno::EINVAL));
@@ -82,6 +76,7 @@ fn append(words: &[String]) -> i32 {
             entry.context =
                 Some(object.map_err(|_| Fail::of("eventlog_entry_create", Errno::EINVAL))?);
         }
+        super::named(key).map_err(|errno| Fail::of("flux_kvs_txn_put", errno))?;
         let client = fail::connect().await?;
         let mut txn = Txn::new();
         txn.append(key, entry.encode().as_bytes());
@@ -186,11 +181,13 @@ fn get(words: &[String]) -> i32 {
             }
             return Ok(0);
         }
-        let bits = if args.has("watch") {
-            flags::WATCH | flags::WATCH_APPEND
-        } else {
-            flags::STREAM
-        };
+        let mut bits = 0;
+        if args.has("watch") {
+            bits |= flags::WATCH | flags::WATCH_APPEND;
+        }
+        if args.has("stream") {
+            bits |= flags::STREAM;
+        }
         let request = request(&args, key, bits);
         let mut watch = client
             .handle()
@@ -236,14 +233,14 @@ fn cancel(client: &Client, watch: &Stream<Found>) {
 static WAIT: Parser = Parser {
     name: "flux-kvs eventlog wait-event",
     usage: "[-N ns] [-t seconds] [-u] [-W] [-q] [-v] [-L auto|always|never] key event",
-    about: "Wait for event in eventlog",
+    about: "Wait for an event",
     family: Family::G,
     opts: &[
         NAMESPACE,
         WAITCREATE,
         arg('t', "timeout", "DURATION", "Give up after this time"),
         UNFORMATTED,
-        flag('q', "quiet", "Show nothing"),
+        flag('q', "quiet", "Do not show the event"),
         flag('v', "verbose", "Show the events before it too"),
         HUMAN,
         COLOR,
@@ -302,7 +299,12 @@ async fn wait_for(
         for entry in decoder.by_ref() {
             let entry = entry.map_err(|_| improper())?;
             let wanted = entry.name == name;
-            if !args.has("quiet") && (wanted || args.has("verbose")) {
+            let shown = if wanted {
+                !args.has("quiet")
+            } else {
+                args.has("verbose")
+            };
+            if shown {
                 outln!("{}", format.line(&entry));
                 output::flush();
             } else {

@@ -78,8 +78,8 @@ static DIR: Parser = Parser {
 /// The width of lines: the option's, or else the terminal's.
 fn width(args: &Args) -> Result<usize, i32> {
     match args.int("width")? {
-        Some(width) => Ok(usize::try_from(width).unwrap_or_default()),
-        None => Ok(crate::terminal::width().unwrap_or(80)),
+        Some(width) if width >= 0 => Ok(usize::try_from(width).unwrap_or(usize::MAX)),
+        _ => Ok(crate::terminal::width().unwrap_or(80)),
     }
 }
 
@@ -93,15 +93,12 @@ pub(super) fn dir(words: &[String]) -> i32 {
         Err(status) => return status,
     };
     if args.words.len() > 1 {
-        return DIR.wrong_words();
+        return super::wrong_count("dir: specify zero or one directory");
     }
     let key = args.words.first().map_or(".", String::as_str);
-    // A dot at the end only says that this is a directory.
-    let key = match key.trim_end_matches('.') {
-        "" => ".",
-        name => name,
-    };
     fail::run(PROG, async {
+        let key = super::named(key).map_err(|errno| Fail::of(key, errno))?;
+        let key = without_dot(key);
         let client = fail::connect().await?;
         let place = Place {
             client: &client,
@@ -113,6 +110,14 @@ pub(super) fn dir(words: &[String]) -> i32 {
             .map_err(|errno| Fail::of(key, errno))?;
         Ok(0)
     })
+}
+
+/// A key without the dot at its end, which only says that this is a directory.
+fn without_dot(key: &str) -> &str {
+    match key.trim_end_matches('.') {
+        "" => ".",
+        name => name,
+    }
 }
 
 /// Shows one directory; boxed because it calls itself.
@@ -218,7 +223,7 @@ pub(super) fn ls(words: &[String]) -> i32 {
             shown: false,
             status: 0,
         };
-        listing.run().await;
+        listing.run().await?;
         Ok(listing.status)
     })
 }
@@ -232,7 +237,7 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    async fn run(&mut self) {
+    async fn run(&mut self) -> Result<(), Fail> {
         let root = [".".to_owned()];
         let keys = if self.args.words.is_empty() {
             &root[..]
@@ -241,23 +246,37 @@ impl Listing<'_> {
         };
         let mut names = Vec::new();
         let mut dirs = Vec::new();
-        for key in keys {
-            match self.classify(key).await {
-                Ok(None) => dirs.push(key.clone()),
+        for word in keys {
+            super::named(word).map_err(|errno| Fail::of("flux_kvs_lookup", errno))?;
+            let key = without_dot(word);
+            let object = match self.place.lookup(key, flags::TREEOBJ).await {
+                Ok(object) => object,
+                Err(errno) => {
+                    self.complain(key, errno);
+                    continue;
+                }
+            };
+            if key != word && !matches!(object, TreeObj::Dir(_) | TreeObj::DirRef(_)) {
+                self.complain(key, Errno::ENOTDIR);
+                continue;
+            }
+            match self.classify(key, &object).await {
+                Ok(None) => dirs.push(key.to_owned()),
                 Ok(Some(mark)) => names.push(format!("{key}{mark}")),
-                Err(errno) => self.complain(key, errno),
+                Err(errno) => return Err(Fail::of(key, errno)),
             }
         }
         names.sort();
         dirs.sort();
         if !names.is_empty() {
-            columns(&names, self.width);
+            columns(&names, longest(&names), self.width);
             self.shown = true;
         }
         let title = keys.len() > 1 || self.args.has("recursive");
         for dir in dirs {
             self.directory(dir, title).await;
         }
+        Ok(())
     }
 
     fn complain(&mut self, key: &str, errno: Errno) {
@@ -266,10 +285,8 @@ impl Listing<'_> {
     }
 
     /// `None` for a directory to list, else the mark its name gets.
-    async fn classify(&self, key: &str) -> Result<Option<&'static str>, Errno> {
+    async fn classify(&self, key: &str, object: &TreeObj) -> Result<Option<&'static str>, Errno> {
         let marks = self.args.has("classify");
-        let object = self.place.lookup(key, flags::TREEOBJ).await?;
-        let must_be_dir = key.len() > 1 && key.ends_with('.');
         match object {
             TreeObj::Dir(_) | TreeObj::DirRef(_) => Ok(if self.args.has("directory") {
                 Some(if marks { "." } else { "" })
@@ -282,11 +299,11 @@ impl Listing<'_> {
                 }
                 match self.place.lookup(key, flags::READDIR).await {
                     Ok(_) => Ok(None),
-                    Err(errno) if must_be_dir || errno == Errno::ELOOP => Err(errno),
-                    Err(_) => Ok(Some("")),
+                    // A link to a value or to nothing is listed by its name.
+                    Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Some("")),
+                    Err(errno) => Err(errno),
                 }
             }
-            _ if must_be_dir => Err(Errno::ENOTDIR),
             _ => Ok(Some("")),
         }
     }
@@ -318,7 +335,8 @@ impl Listing<'_> {
                     _ => name.clone(),
                 })
                 .collect();
-            columns(&names, self.width);
+            // The marks have their place between the columns.
+            columns(&names, longest(entries.keys()), self.width);
             if self.args.has("recursive") {
                 let inner = entries
                     .iter()
@@ -330,10 +348,14 @@ impl Listing<'_> {
     }
 }
 
+fn longest<'a>(names: impl IntoIterator<Item = &'a String>) -> usize {
+    let lengths = names.into_iter().map(|name| name.chars().count());
+    lengths.max().unwrap_or_default()
+}
+
 /// Prints names in columns of the longest plus four.
-fn columns(names: &[String], width: usize) {
-    let longest = names.iter().map(|name| name.chars().count()).max();
-    let column = longest.unwrap_or_default() + 4;
+fn columns(names: &[String], longest: usize, width: usize) {
+    let column = longest + 4;
     let per_line = (width / column).max(1);
     for line in names.chunks(per_line) {
         for (index, name) in line.iter().enumerate() {

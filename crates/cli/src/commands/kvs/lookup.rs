@@ -36,11 +36,14 @@ static GET: Parser = Parser {
 };
 
 fn request(args: &Args, key: &str, bits: i32) -> Result<Lookup, Fail> {
-    // The service takes no name for the root's.
-    if key.is_empty() {
-        return Err(Fail::of("''", Errno::EINVAL));
-    }
+    let invalid = || Fail::of(format!("'{key}'"), Errno::EINVAL);
+    super::named(key).map_err(|_| invalid())?;
     let rootdir = super::rootdir(args, key)?;
+    // What is watched is a name in a namespace.
+    let watches = flags::WATCH | flags::WAITCREATE | flags::STREAM;
+    if rootdir.is_some() && bits & watches != 0 {
+        return Err(Fail::of(key, Errno::EINVAL));
+    }
     Ok(Lookup {
         key: key.to_owned(),
         flags: bits,
@@ -85,7 +88,7 @@ fn show(args: &Args, key: &str, object: &TreeObj) -> Result<(), Fail> {
         _ if args.has("treeobj") => outln!("{}", object.encode()),
         TreeObj::Val(bytes) => {
             output::write(bytes);
-            if !args.has("raw") && (!bytes.is_empty() || args.has("label")) {
+            if !args.has("raw") && !bytes.is_empty() {
                 outln!();
             }
         }
@@ -146,9 +149,13 @@ async fn stream(client: &Client, args: &Args, key: &str, bits: i32) -> Result<()
         .await
         .map_err(|error| Fail::of(key, error.errno))?
     {
-        if let TreeObj::Val(bytes) = decode(&found.val)? {
-            total += bytes.len();
-            output::write(&bytes);
+        match decode(&found.val)? {
+            object if args.has("treeobj") => outln!("{}", object.encode()),
+            TreeObj::Val(bytes) => {
+                total += bytes.len();
+                output::write(&bytes);
+            }
+            _ => return Err(Fail::of(key, Errno::EPROTO)),
         }
     }
     if !args.has("raw") && total > 0 {
@@ -244,8 +251,8 @@ pub(super) fn readlink(words: &[String]) -> i32 {
             let found = call.await.map_err(|error| Fail::of(key, error.errno))?;
             match decode(&found.val)? {
                 TreeObj::Symlink { namespace, target } => match namespace {
-                    _ if args.has("key-only") => outln!("{target}"),
                     Some(namespace) if args.has("namespace-only") => outln!("{namespace}"),
+                    _ if args.has("key-only") => outln!("{target}"),
                     Some(namespace) => outln!("{namespace}::{target}"),
                     None => outln!("{target}"),
                 },
@@ -293,7 +300,7 @@ pub(super) fn wait(words: &[String]) -> i32 {
         Err(status) => return status,
     };
     let [version] = args.words.as_slice() else {
-        return WAIT.wrong_words();
+        return super::wrong_count("wait: specify a version");
     };
     let Ok(rootseq) = version.parse() else {
         err!("{PROG}: invalid version: {version}");
@@ -333,20 +340,21 @@ pub(super) fn getroot(words: &[String]) -> i32 {
     if !args.words.is_empty() {
         return GETROOT.wrong_words();
     }
+    let what = ["owner", "sequence", "blobref"]
+        .into_iter()
+        .find(|option| args.has(option))
+        .unwrap_or("treeobj");
     fail::run(PROG, async {
         let client = fail::connect().await?;
         let root = root(&client, &namespace_of(&args))
             .await
-            .map_err(|error| Fail::of("flux_kvs_getroot", error.errno))?;
-        if args.has("owner") {
+            .map_err(|error| Fail::of(format!("flux_kvs_getroot_get_{what}"), error.errno))?;
+        match what {
             // A user id that travels as a signed number.
-            outln!("{}", root.owner as u32);
-        } else if args.has("sequence") {
-            outln!("{}", root.rootseq);
-        } else if args.has("blobref") {
-            outln!("{}", root.rootref);
-        } else {
-            outln!("{}", dirref(&root.rootref));
+            "owner" => outln!("{}", root.owner as u32),
+            "sequence" => outln!("{}", root.rootseq),
+            "blobref" => outln!("{}", root.rootref),
+            _ => outln!("{}", dirref(&root.rootref)),
         }
         Ok(0)
     })

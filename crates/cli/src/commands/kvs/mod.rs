@@ -14,6 +14,7 @@ use spec::TreeObj;
 use types::Errno;
 
 use crate::driver::Invocation;
+use crate::err;
 use crate::fail::Fail;
 use crate::options::{Args, Opt, arg};
 
@@ -57,6 +58,20 @@ fn namespace_of(args: &Args) -> String {
 fn rootdir(args: &Args, key: &str) -> Result<Option<serde_json::Value>, Fail> {
     let parsed = args.get("at").map(serde_json::from_str).transpose();
     parsed.map_err(|_| Fail::of(key, Errno::EINVAL))
+}
+
+/// Complains about the number of words.
+fn wrong_count(text: &str) -> i32 {
+    err!("{PROG}: {text}");
+    1
+}
+
+/// Clients take no empty key: the service would take it for the root's.
+fn named(key: &str) -> Result<&str, Errno> {
+    if key.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(key)
 }
 
 async fn root(client: &Client, namespace: &str) -> Result<Root, RpcError> {

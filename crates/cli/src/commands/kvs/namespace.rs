@@ -20,7 +20,7 @@ pub(super) fn run(words: &[String]) -> i32 {
         &[
             ("create", "[-o owner] [-r rootref] name [name...]", create),
             ("remove", "name [name...]", remove),
-            ("list", "", list),
+            ("list", "[OPTIONS]", list),
         ],
         words,
     )
@@ -118,8 +118,10 @@ static LIST: Parser = Parser {
 };
 
 fn list(words: &[String]) -> i32 {
-    if let Err(status) = LIST.parse(words) {
-        return status;
+    match LIST.parse(words) {
+        Err(status) => return status,
+        Ok(args) if !args.words.is_empty() => return LIST.wrong_words(),
+        Ok(_) => {}
     }
     fail::run(PROG, async {
         let client = fail::connect().await?;

@@ -8,7 +8,7 @@ use proto::kvs::{Committed, commit_flags, flags};
 use spec::TreeObj;
 use types::Errno;
 
-use super::{NAMESPACE, PROG, dirref, namespace_of, treeobj};
+use super::{NAMESPACE, PROG, dirref, named, namespace_of, treeobj};
 use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Family, Opt, Parser, arg, flag};
 use crate::outln;
@@ -155,7 +155,7 @@ async fn may_unlink(
     namespace: &str,
     key: &str,
 ) -> Result<bool, Errno> {
-    match lookup(client.handle(), namespace, key, flags::TREEOBJ).await {
+    match lookup(client.handle(), namespace, named(key)?, flags::TREEOBJ).await {
         Ok(TreeObj::Dir(_) | TreeObj::DirRef(_)) if !args.has("recursive") => {
             let dir = lookup(client.handle(), namespace, key, flags::READDIR).await;
             match dir.map_err(|error| error.errno)? {
@@ -189,9 +189,10 @@ pub(super) fn link(words: &[String]) -> i32 {
         Err(status) => return status,
     };
     let [target, name] = args.words.as_slice() else {
-        return LINK.wrong_words();
+        return super::wrong_count("link: specify target and link_name");
     };
     fail::run(PROG, async {
+        named(name).map_err(|errno| Fail::of(name, errno))?;
         let client = fail::connect().await?;
         let mut txn = Txn::new();
         txn.symlink(name, args.get("target-namespace"), target);
@@ -219,7 +220,7 @@ pub(super) fn mkdir(words: &[String]) -> i32 {
         let client = fail::connect().await?;
         let mut txn = Txn::new();
         for key in &args.words {
-            txn.mkdir(key);
+            txn.mkdir(named(key).map_err(|errno| Fail::of(key, errno))?);
         }
         commit(&client, &args, txn, 0).await
     })
@@ -243,6 +244,7 @@ static MOVE: Parser = Parser {
 };
 
 async fn copy_key(args: &Args, source: &str, target: &str, remove: bool) -> Result<(), Errno> {
+    let (source, target) = (named(source)?, named(target)?);
     let client = client::open(None).await.map_err(|error| error.errno)?;
     let namespace = |key| args.get(key).map_or_else(default_namespace, str::to_owned);
     let from = namespace("src-namespace");
@@ -263,36 +265,36 @@ async fn copy_key(args: &Args, source: &str, target: &str, remove: bool) -> Resu
     Ok(())
 }
 
-fn copy_or_move(parser: &'static Parser, call: &str, remove: bool, words: &[String]) -> i32 {
+fn copy_or_move(parser: &'static Parser, name: &str, remove: bool, words: &[String]) -> i32 {
     let args = match parser.parse(words) {
         Ok(args) => args,
         Err(status) => return status,
     };
     let [source, target] = args.words.as_slice() else {
-        return parser.wrong_words();
+        return super::wrong_count(&format!("{name}: specify srckey dstkey"));
     };
     fail::run(PROG, async {
         copy_key(&args, source, target, remove)
             .await
-            .map_err(|errno| Fail::of(call, errno))?;
+            .map_err(|errno| Fail::of(format!("flux_kvs_{name}"), errno))?;
         Ok(0)
     })
 }
 
 pub(super) fn copy(words: &[String]) -> i32 {
-    copy_or_move(&COPY, "flux_kvs_copy", false, words)
+    copy_or_move(&COPY, "copy", false, words)
 }
 
 pub(super) fn rename(words: &[String]) -> i32 {
-    copy_or_move(&MOVE, "flux_kvs_move", true, words)
+    copy_or_move(&MOVE, "move", true, words)
 }
 
 static SYNC: Parser = Parser {
     name: "flux-kvs sync",
-    usage: "[-N ns]",
+    usage: "[OPTIONS]...",
     about: "sync content and checkpoint to disk",
     family: Family::G,
-    opts: &[NAMESPACE],
+    opts: &[],
 };
 
 pub(super) fn sync(words: &[String]) -> i32 {

@@ -73,7 +73,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         } else {
             let root = tree::live_root(&client, Dest::Any)
                 .await
-                .map_err(|error| Fail::of("error fetching current KVS root", error.errno))?;
+                .map_err(|error| Fail::of("error fetching current KVS root", error))?;
             (tree::rootref(&root.rootref)?, None)
         };
         let mut dump = Dump {

@@ -96,7 +96,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             hash: HashKind::from_name(&hash).ok_or(Errno::EINVAL)?,
             stores: VecDeque::new(),
             stores_max,
-            size_limit: limit.unwrap_or(u64::MAX),
+            size_limit: limit.filter(|limit| *limit > 0).unwrap_or(u64::MAX),
             keys: 0,
             blob_count: 0,
             newest: 0,

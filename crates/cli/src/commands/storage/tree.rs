@@ -62,9 +62,11 @@ impl Blobs<'_> {
         } else {
             handle.call::<ContentCheckpointGet>(Dest::Any, &Empty {})
         };
-        let found = call
-            .await
-            .map_err(|error| Fail::of("error fetching checkpoints", error))?;
+        let found = match call.await {
+            Ok(found) => found,
+            Err(error) if error.errno == Errno::ENOENT => return Ok(Vec::new()),
+            Err(error) => return Err(Fail::of("error fetching checkpoints", error)),
+        };
         let list = match found.value {
             serde_json::Value::Array(list) => list,
             one => vec![one],
