@@ -132,6 +132,21 @@ fn what_a_key_cannot_be_is_named() {
 }
 
 #[test]
+fn recovery_wants_a_state_directory() {
+    let dir = Scratch::new("recovery");
+    let text = "exec 2>&1; for dir in no empty; do flux start --recovery=$dir true; mkdir -p empty; done; \
+                chmod 500 empty; flux start --recovery=empty true; flux shutdown --verbose=x; true";
+    dir.check(
+        &[],
+        text,
+        "flux-start: no: No such file or directory\n\
+         flux-start: empty/content.sqlite: No such file or directory\n\
+         flux-start: empty: no access\n\
+         flux shutdown: shutdown: Option 'verbose' requires an integer argument\n",
+    );
+}
+
+#[test]
 fn no_key_is_not_the_root() {
     let dir = Scratch::new("no-key");
     let text = "exec 2>&1; flux kvs put a=1; flux kvs ls ''; flux kvs dir ''; flux kvs mkdir ''; \

@@ -8,8 +8,10 @@ mod serve;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
@@ -17,11 +19,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{AccessFlags, access, geteuid};
 use pmi::{Output, Server, Settings};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
-use types::Hostlist;
+use types::{Errno, Hostlist};
 
 use options::{Clique, Options, USAGE, Which};
 
@@ -87,14 +90,31 @@ fn recovery(target: Option<&str>) -> Result<Vec<String>, String> {
     .map(str::to_owned)
     .into();
     let target = target.unwrap_or("/var/lib/flux");
-    let meta = std::fs::metadata(target).map_err(|error| format!("{target}: {error}"))?;
+    let meta = std::fs::metadata(target)
+        .map_err(|error| format!("{target}: {}", Errno::from_io(&error)))?;
     let key = if meta.is_dir() {
+        recoverable(target, &meta)?;
         "statedir"
     } else {
         "content.restore"
     };
     words.push(format!("-S{key}={target}"));
     Ok(words)
+}
+
+/// Checks that a state directory can be recovered from. A mistyped one would be a new instance's.
+fn recoverable(dir: &str, meta: &Metadata) -> Result<(), String> {
+    if meta.uid() != geteuid().as_raw() {
+        return Err(format!("{dir}: not owned by you"));
+    }
+    if meta.mode() & 0o700 != 0o700 {
+        return Err(format!("{dir}: no access"));
+    }
+    let database = format!("{dir}/content.sqlite");
+    let check = |flags| access(database.as_str(), flags);
+    check(AccessFlags::F_OK).map_err(|errno| format!("{database}: {}", errno.desc()))?;
+    check(AccessFlags::R_OK).map_err(|_| format!("{database}: no read permission"))?;
+    check(AccessFlags::W_OK).map_err(|_| format!("{database}: no write permission"))
 }
 
 /// Without `--test-size` this process becomes the broker.

@@ -54,6 +54,10 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     if args.words.len() > 1 {
         return PARSER.wrong_words();
     }
+    let verbosity = match args.int("verbose") {
+        Ok(verbosity) => verbosity,
+        Err(status) => return status,
+    };
     fail::run(PROG, async {
         if args.has("gc") && (args.has("skip-gc") || args.has("dump")) {
             return Err(Fail::new("--gc is incompatible with --skip-gc or --dump"));
@@ -61,11 +65,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         let client = connect(args.words.first()).await?;
         let handle = client.handle();
         set_dump(&client, &args).await?;
-        let loglevel = match args.get("verbose") {
-            Some(text) => text
-                .parse::<i32>()
-                .map_err(|_| Fail::new(format!("invalid verbosity: {text}")))?
-                .saturating_add(6),
+        let loglevel = match verbosity {
+            Some(verbosity) => i32::try_from(verbosity).unwrap_or(7).saturating_add(6),
             None if args.has("verbose") => 6 + i32::try_from(args.count("verbose")).unwrap_or(1),
             None if args.has("quiet") => 3,
             None => 6,
