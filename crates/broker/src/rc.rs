@@ -48,18 +48,20 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
         {
             name = other;
         }
+        if name == "none" {
+            continue;
+        }
         let stores = module.provides.contains(&"content-backing");
         if stores && let Some(other) = &store {
             name = other;
         }
-        if name == "none" {
-            continue;
-        }
         let Some(builtin) = broker.builtin(name) else {
-            broker.log(
-                Severity::Err,
-                &format!("rc1: {name}: module not found in search path"),
-            );
+            let text = if stores {
+                format!("rc1: no module {name} provides content-backing")
+            } else {
+                format!("rc1: {name}: module not found in search path")
+            };
+            broker.log(Severity::Err, &text);
             return 1;
         };
         let mut args: Vec<String> = module.args.iter().map(|arg| (*arg).to_owned()).collect();

@@ -4,6 +4,8 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use types::Errno;
+
 use crate::attrs::Attrs;
 use crate::connector::SOCKET_PATH_MAX;
 
@@ -39,7 +41,7 @@ impl Cleanup {
         for path in self.0 {
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    failures.push(format!("{}: {error}", path.display()));
+                    failures.push(format!("{}: {}", path.display(), Errno::from_io(&error)));
                 }
                 _ => {}
             }
@@ -90,7 +92,11 @@ fn directory(
                 ));
             }
             let path = make_unique(&parent).map_err(|error| {
-                format!("cannot create directory in {}: {error}", parent.display())
+                format!(
+                    "cannot create directory in {}: {}",
+                    parent.display(),
+                    Errno::from_io(&error)
+                )
             })?;
             (path, true)
         }
@@ -122,17 +128,26 @@ fn existing(path: &Path) -> Result<(PathBuf, bool), String> {
             DirBuilder::new()
                 .mode(0o700)
                 .create(path)
-                .map_err(|error| format!("cannot create directory {shown}: {error}"))?;
+                .map_err(|error| {
+                    format!(
+                        "cannot create directory {shown}: {}",
+                        Errno::from_io(&error)
+                    )
+                })?;
             return Ok((path.to_owned(), true));
         }
-        Err(error) => return Err(format!("cannot stat {shown}: {error}")),
+        Err(error) => return Err(format!("cannot stat {shown}: {}", Errno::from_io(&error))),
     };
     if !meta.is_dir() {
         return Err(format!("{shown}: Not a directory"));
     }
     if meta.permissions().mode() & 0o1000 != 0 {
-        let path = make_unique(path)
-            .map_err(|error| format!("cannot create directory in {shown}: {error}"))?;
+        let path = make_unique(path).map_err(|error| {
+            format!(
+                "cannot create directory in {shown}: {}",
+                Errno::from_io(&error)
+            )
+        })?;
         return Ok((path, true));
     }
     if meta.uid() != nix::unistd::getuid().as_raw() {
@@ -147,7 +162,7 @@ fn existing(path: &Path) -> Result<(PathBuf, bool), String> {
 /// Makes `bin/flux` point at the running executable, so that programs of the instance find it.
 fn link_executable(rundir: &Path) -> Result<(), String> {
     let bin = rundir.join("bin");
-    let error = |error: std::io::Error| format!("{}: {error}", bin.display());
+    let error = |error: std::io::Error| format!("{}: {}", bin.display(), Errno::from_io(&error));
     match fs::create_dir(&bin) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(error(e)),
         _ => {}

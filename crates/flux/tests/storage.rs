@@ -147,6 +147,22 @@ fn recovery_wants_a_state_directory() {
 }
 
 #[test]
+fn an_instance_needs_a_store_that_exists() {
+    let dir = Scratch::new("stores");
+    for (option, expect) in [
+        ("content.backing-module=none", "no module none provides"),
+        ("content.hash=foo", "foo: unknown hash"),
+        ("content.restore=no.tar", "Failed to open 'no.tar'"),
+        ("statedir=/no/such", "/no/such: No such file or directory\n"),
+    ] {
+        let output = dir.script(&["-S", option], "true");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{option}: {stderr}");
+        assert!(stderr.contains(expect), "{option}: {stderr}");
+    }
+}
+
+#[test]
 fn no_key_is_not_the_root() {
     let dir = Scratch::new("no-key");
     let text = "exec 2>&1; flux kvs put a=1; flux kvs ls ''; flux kvs dir ''; flux kvs mkdir ''; \
