@@ -7,18 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-
-/// A whole configuration.
-pub(crate) type Config = Map<String, Value>;
+use spec::config::from_toml;
+pub(crate) use spec::config::{Config, merge};
+use types::Errno;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("{}: {source}", path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    #[error("{}: {errno}", path.display())]
+    Read { path: PathBuf, errno: Errno },
     #[error("{}: {message}", path.display())]
     Parse { path: PathBuf, message: String },
     #[error("--conf: {0}")]
@@ -27,9 +24,9 @@ pub(crate) enum ConfigError {
 
 /// Reads a configuration file, or every file of a directory.
 pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
-    let read = |source| ConfigError::Read {
+    let read = |error: std::io::Error| ConfigError::Read {
         path: path.to_owned(),
-        source,
+        errno: Errno::from_io(&error),
     };
     if !fs::metadata(path).map_err(read)?.is_dir() {
         return load_file(path);
@@ -53,9 +50,9 @@ pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
 }
 
 fn load_file(path: &Path) -> Result<Config, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    let text = fs::read_to_string(path).map_err(|error| ConfigError::Read {
         path: path.to_owned(),
-        source,
+        errno: Errno::from_io(&error),
     })?;
     let parsed = if path
         .extension()
@@ -63,7 +60,7 @@ fn load_file(path: &Path) -> Result<Config, ConfigError> {
     {
         parse_json(&text)
     } else {
-        parse_toml(&text)
+        from_toml(&text)
     };
     parsed.map_err(|message| ConfigError::Parse {
         path: path.to_owned(),
@@ -78,7 +75,7 @@ pub(crate) fn load_argument(argument: &str) -> Result<Config, ConfigError> {
         return parse_json(argument).map_err(bad);
     }
     if argument.contains('\n') {
-        return parse_toml(argument).map_err(bad);
+        return from_toml(argument).map_err(bad);
     }
     if let Some((key, value)) = argument.split_once('=') {
         return assignment(key, value).map_err(bad);
@@ -109,46 +106,6 @@ fn parse_json(text: &str) -> Result<Config, String> {
     }
 }
 
-/// Parses TOML. A date stands as a string, which is how JSON can carry it.
-pub(crate) fn parse_toml(text: &str) -> Result<Config, String> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| error.to_string().trim_end().to_owned())?;
-    Ok(table
-        .into_iter()
-        .map(|(key, value)| (key, json_of(value)))
-        .collect())
-}
-
-fn json_of(value: toml::Value) -> Value {
-    match value {
-        toml::Value::String(text) => Value::String(text),
-        toml::Value::Integer(number) => number.into(),
-        toml::Value::Float(number) => number.into(),
-        toml::Value::Boolean(flag) => Value::Bool(flag),
-        toml::Value::Datetime(time) => Value::String(time.to_string()),
-        toml::Value::Array(items) => items.into_iter().map(json_of).collect(),
-        toml::Value::Table(table) => Value::Object(
-            table
-                .into_iter()
-                .map(|(key, value)| (key, json_of(value)))
-                .collect(),
-        ),
-    }
-}
-
-/// Merges tables key by key; anything else is replaced.
-pub(crate) fn merge(into: &mut Config, from: Config) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,18 +128,10 @@ mod tests {
         check("{\"a\":true}", "{\"a\":true}");
         check("[a]\nb = 1.5\n", "{\"a\":{\"b\":1.5}}");
         check("/nonexistent.toml", "/nonexistent.toml: No such file");
-        check("[a\nb", "--conf: TOML parse error");
-        check(".=1", "--conf: .: empty key");
-    }
-
-    #[test]
-    fn tables_merge_and_values_replace() {
-        let mut config = load_argument("a.b=1").expect("valid");
-        merge(&mut config, load_argument("a.c=2").expect("valid"));
-        merge(&mut config, load_argument("a.b=[3]").expect("valid"));
-        assert_eq!(
-            Value::Object(config).to_string(),
-            "{\"a\":{\"b\":[3],\"c\":2}}"
+        check(
+            "[a\nb",
+            "--conf: unclosed table, expected `]` (at line 1, column 3)",
         );
+        check(".=1", "--conf: .: empty key");
     }
 }

@@ -9,27 +9,14 @@ use crate::submit::set_path;
 /// Merges `b` into `a`, tables by key.
 pub(crate) fn merge_into(a: &mut Value, b: Value) {
     match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            for (key, value) in b {
-                merge_into(a.entry(key).or_insert(Value::Null), value);
-            }
-        }
+        (Value::Object(a), Value::Object(b)) => spec::config::merge(a, b),
         (a, b) => *a = b,
     }
 }
 
 /// TOML text as JSON. Errors are one line that tells the place.
 pub(crate) fn from_toml(text: &str) -> Result<Value, String> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let why = error.message().replace('\n', ", ");
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let Some(before) = before else { return why };
-        let line = before.matches('\n').count() + 1;
-        let start = before.rfind('\n').map_or(0, |at| at + 1);
-        let column = before[start..].chars().count() + 1;
-        format!("{why} (at line {line}, column {column})")
-    })?;
-    serde_json::to_value(table).map_err(|error| error.to_string())
+    spec::config::from_toml(text).map(Value::Object)
 }
 
 /// Merges the arguments of `--conf`: inline text, `KEY=VALUE`, files, or names of configurations.

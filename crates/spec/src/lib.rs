@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod blobref;
+pub mod config;
 pub mod constraint;
 pub mod crontab;
 pub mod eventlog;
