@@ -38,6 +38,7 @@ mod settings;
 mod signals;
 mod start;
 mod states;
+mod tbon_settings;
 
 pub use run::broker_main;
 pub use start::start_main;

@@ -27,6 +27,7 @@ use crate::broker::Broker;
 use crate::connector::wants_response;
 use crate::lifecycle::State;
 use crate::router::Tree;
+use crate::tbon_settings::Torpid;
 
 /// How long a parent may take to answer goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -266,6 +267,11 @@ impl Overlay {
             dealer.close();
         }
         self.server.borrow_mut().take();
+    }
+
+    /// Changes the limits of silence.
+    pub(crate) fn set_torpid(&self, torpid: Torpid) {
+        self.engine.borrow_mut().set_torpid(torpid.min, torpid.max);
     }
 
     /// From now on children are turned away.

@@ -15,7 +15,7 @@ use zmtp::transport::Endpoint;
 use crate::attrs::Attrs;
 use crate::boot::{self, Boot, Card, Nodes};
 use crate::overlay::{Listener, Overlay, ParentCard};
-use crate::settings::duration_attribute;
+use crate::tbon_settings::Torpid;
 
 /// The attributes that bootstrap fixes.
 pub(crate) fn describe_place(attrs: &mut Attrs, boot: &Boot) -> Result<(), String> {
@@ -144,14 +144,15 @@ pub(crate) async fn join_tree(
     };
     let cards = boot.exchange(&card)?;
     let host_of = |rank: Rank| cards[rank.0 as usize].host.clone();
+    let torpid = Torpid::from_attributes(attrs)?;
     let config = tbon::health::Config {
         rank,
         topology: topology.clone(),
         version: version_number(),
         parent_host: parent_rank.map(host_of).unwrap_or_default(),
         child_hosts: children.iter().map(|child| host_of(*child)).collect(),
-        torpid_min: duration_attribute(attrs, "tbon.torpid_min")?,
-        torpid_max: duration_attribute(attrs, "tbon.torpid_max")?,
+        torpid_min: torpid.min,
+        torpid_max: torpid.max,
     };
     let overlay = Overlay::new(id, hostname, config, keypair, listener);
     for child in &children {

@@ -339,6 +339,8 @@ pub(crate) async fn apply_config(broker: &Shared, new: Config) -> Result<(), Rpc
             format!("error updating connector-local: {text}"),
         )
     })?;
+    let torpid = crate::tbon_settings::change(&broker.attrs.borrow(), &new)
+        .map_err(|text| RpcError::new(Errno::EINVAL, format!("error updating overlay: {text}")))?;
     let handle = broker.router.handle();
     let old = broker.config.borrow().clone();
     let mut changed = Vec::new();
@@ -365,6 +367,8 @@ pub(crate) async fn apply_config(broker: &Shared, new: Config) -> Result<(), Rpc
         }
     }
     *broker.access.borrow_mut() = access;
+    broker.overlay.set_torpid(torpid);
+    torpid.show(&mut broker.attrs.borrow_mut());
     for follower in broker.config_followers.borrow().iter() {
         follower.reply(&new);
     }

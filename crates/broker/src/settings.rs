@@ -11,6 +11,7 @@ use crate::attrs::Attrs;
 use crate::broker::Access;
 use crate::config;
 use crate::log::Log;
+use crate::tbon_settings;
 
 /// Everything known before the broker joins the tree.
 pub(crate) struct Prepared {
@@ -38,7 +39,11 @@ pub(crate) fn prepare(args: &Args) -> Result<Prepared, String> {
         config::merge(&mut config, more);
     }
     let access = Access::parse(&config)?;
-    tbon_config(&mut attrs, &config)?;
+    tbon_settings::take(&mut attrs, &config)?;
+    tbon_settings::check(&mut attrs)?;
+    for name in TIMEOUTS {
+        duration_attribute(&attrs, name)?;
+    }
     let log = Rc::new(Log::new());
     log.set_hostname(attrs.get("hostname").unwrap_or("-"));
     for name in attrs.names().iter().filter(|name| name.starts_with("log-")) {
@@ -54,40 +59,6 @@ pub(crate) fn prepare(args: &Args) -> Result<Prepared, String> {
         access,
         log,
     })
-}
-
-/// Takes settings of the `[tbon]` table that the command line leaves open.
-fn tbon_config(attrs: &mut Attrs, config: &config::Config) -> Result<(), String> {
-    let Some(table) = config.get("tbon") else {
-        return Ok(());
-    };
-    let table = table
-        .as_object()
-        .ok_or("Config file error [tbon]: not a table")?;
-    const KEYS: [&str; 10] = [
-        "topo",
-        "torpid_min",
-        "torpid_max",
-        "tcp_user_timeout",
-        "connect_timeout",
-        "zmqdebug",
-        "child_rcvhwm",
-        "zmq_io_threads",
-        "interface-hint",
-        "prefertcp",
-    ];
-    for (key, value) in table {
-        if !KEYS.contains(&key.as_str()) {
-            return Err(format!("Config file error [tbon]: unknown key {key}"));
-        }
-        let text = match value {
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Number(number) => number.to_string(),
-            _ => return Err(format!("Config file error [tbon]: {key}: wrong type")),
-        };
-        attrs.put_default(&format!("tbon.{key}"), text);
-    }
-    Ok(())
 }
 
 fn default_attributes(args: &Args) -> Result<Attrs, String> {
@@ -132,14 +103,6 @@ fn default_attributes(args: &Args) -> Result<Attrs, String> {
         ("log-stderr-mode", if verbose { "local" } else { "leader" }),
         ("log-syslog-enable", "0"),
         ("log-syslog-level", "3"),
-        ("tbon.child_rcvhwm", "0"),
-        ("tbon.connect_timeout", "30s"),
-        ("tbon.prefertcp", "0"),
-        ("tbon.tcp_user_timeout", "20s"),
-        ("tbon.torpid_max", "30s"),
-        ("tbon.torpid_min", "5s"),
-        ("tbon.zmq_io_threads", "1"),
-        ("tbon.zmqdebug", "0"),
     ];
     for (name, value) in defaults {
         attrs.put_default(name, value);
@@ -151,9 +114,22 @@ fn default_attributes(args: &Args) -> Result<Attrs, String> {
     Ok(attrs)
 }
 
+/// Attributes of the broker that are durations.
+const TIMEOUTS: [&str; 6] = [
+    "broker.quorum-warn",
+    "broker.shutdown-warn",
+    "broker.shutdown-timeout",
+    "broker.sd-stop-timeout",
+    "broker.cleanup-timeout",
+    "broker.unload-builtins-timeout",
+];
+
 /// A duration attribute; zero where it says none.
 pub(crate) fn duration_attribute(attrs: &Attrs, name: &str) -> Result<Duration, String> {
-    let text = attrs.get(name).unwrap_or("0");
+    let text = attrs
+        .get(name)
+        .filter(|text| *text != "none")
+        .unwrap_or("0");
     match types::fsd::parse_duration(text) {
         Ok(duration) => Ok(duration.unwrap_or(Duration::ZERO)),
         Err(_) => Err(format!("Error parsing {name} attribute")),
