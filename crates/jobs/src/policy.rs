@@ -379,7 +379,7 @@ fn parse_limits(value: &Value, rules: &mut Rules) -> Result<(), String> {
                     .map_err(|_| "'limits.duration' is not a valid FSD".to_owned())?;
                 rules.duration_max = Some(if seconds.is_finite() { seconds } else { 0.0 });
             }
-            ("duration", Value::Number(number)) => rules.duration_max = number.as_f64(),
+            ("duration", _) => return Err("'limits.duration' is not a valid FSD".to_owned()),
             ("job-size", Value::Object(sizes)) => {
                 for (bound, counts) in sizes {
                     let counts = counts.as_object();

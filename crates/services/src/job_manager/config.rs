@@ -2,6 +2,7 @@
 
 use jobs::policy::Policy;
 use serde_json::{Map, Value};
+use spec::config::wrong_type;
 use types::fsd;
 
 use super::housekeeping;
@@ -34,8 +35,10 @@ impl Config {
             .get("access")
             .and_then(|access| access.get("private-mode")?.as_bool())
             .unwrap_or(false);
-        let Some(table) = config.get("job-manager").and_then(Value::as_object) else {
-            return Ok(parsed);
+        let table = match config.get("job-manager") {
+            None => return Ok(parsed),
+            Some(Value::Object(table)) => table,
+            Some(other) => return Err(format!("job-manager: {}", wrong_type("object", other))),
         };
         for (key, value) in table {
             match key.as_str() {
@@ -45,15 +48,15 @@ impl Config {
                     parsed.age_limit = Some(seconds.ok_or(invalid)?);
                 }
                 "inactive-num-limit" => {
-                    let number = value
-                        .as_u64()
-                        .and_then(|number| usize::try_from(number).ok());
+                    let number = value.as_i64().filter(|number| *number >= -1);
                     let invalid = "job-manager.inactive-num-limit: must be >= 0";
-                    parsed.num_limit = Some(number.ok_or(invalid)?);
+                    // -1 is no limit.
+                    parsed.num_limit = usize::try_from(number.ok_or(invalid)?).ok();
                 }
                 "stop-queues-on-restart" => {
-                    let invalid = "job-manager.stop-queues-on-restart: must be true or false";
-                    parsed.stop_queues = value.as_bool().ok_or(invalid)?;
+                    parsed.stop_queues = value.as_bool().ok_or_else(|| {
+                        format!("job-manager.{key}: {}", wrong_type("true or false", value))
+                    })?;
                 }
                 "plugins" if !value.is_array() => {
                     return Err("[job-manager.plugins] config must be an array".to_owned());

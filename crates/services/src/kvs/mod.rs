@@ -77,12 +77,14 @@ impl Args {
 
 /// Reads the period of checkpoints from a configuration; `None` for no checkpoints.
 fn checkpoint_period(config: &Map<String, Value>) -> Result<Option<Duration>, RpcError> {
-    let Some(table) = config.get("kvs") else {
-        return Ok(None);
-    };
-    let Some(table) = table.as_object() else {
-        let text = format!("error reading config for kvs: {table} is not a table");
-        return Err(RpcError::new(Errno::EINVAL, text));
+    let table = match config.get("kvs") {
+        None => return Ok(None),
+        Some(Value::Object(table)) => table,
+        Some(other) => {
+            let reason = spec::config::wrong_type("object", other);
+            let text = format!("error reading config for kvs: {reason}");
+            return Err(RpcError::new(Errno::EINVAL, text));
+        }
     };
     let Some(value) = table.get("checkpoint-period") else {
         return Ok(None);
@@ -317,7 +319,7 @@ mod tests {
         assert_eq!(period(r#"{"kvs":{"checkpoint-period":"0"}}"#), Ok(None));
         assert_eq!(
             period(r#"{"kvs":5}"#),
-            Err("error reading config for kvs: 5 is not a table".to_owned())
+            Err("error reading config for kvs: Expected object, got integer".to_owned())
         );
         assert_eq!(
             period(r#"{"kvs":{"checkpoint-period":"1Z"}}"#),
