@@ -23,32 +23,6 @@ fn prefix() -> PathBuf {
     }
 }
 
-/// The keys of [`get`].
-pub(crate) const KEYS: &[&str] = &[
-    "confdir",
-    "libexecdir",
-    "datadir",
-    "lua_cpath_add",
-    "lua_path_add",
-    "python_path",
-    "python_wrapper",
-    "man_path",
-    "exec_path",
-    "connector_path",
-    "module_path",
-    "rc1_path",
-    "rc3_path",
-    "cmdhelp_pattern",
-    "pmi_library_path",
-    "shell_path",
-    "shell_pluginpath",
-    "shell_initrc",
-    "jobtap_pluginpath",
-    "upmi_pluginpath",
-    "no_docs_path",
-    "rundir",
-];
-
 /// A compiled-in setting, `None` if there is no such key.
 pub(crate) fn get(key: &str) -> Option<String> {
     let prefix = prefix();
