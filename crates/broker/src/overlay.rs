@@ -284,6 +284,15 @@ impl Overlay {
         self.engine.borrow().connected()
     }
 
+    /// How many requests the parent, and the children, have yet to answer.
+    pub(crate) fn unanswered(&self) -> (usize, usize) {
+        let children = self.to_children.borrow();
+        (
+            self.to_parent.borrow().len(),
+            children.values().map(Pending::len).sum(),
+        )
+    }
+
     /// The instance's heartbeat.
     pub(crate) fn on_heartbeat(&self, _broker: &Broker) {
         self.with_engine(|engine, now, out| engine.on_heartbeat(now, out));

@@ -49,11 +49,12 @@ pub(crate) fn routes() -> ServiceRoutes {
             let connected = broker.overlay.connected();
             let rank = broker.router.rank();
             let topology = broker.router.topology();
+            let (parent_rpc, child_rpc) = broker.overlay.unanswered();
             let stats = json!({
                 "child-count": topology.children(rank).len(),
                 "child-connected": connected,
                 "parent-count": i32::from(rank != Rank::LEADER),
-                "parent-rpc": 0, "child-rpc": 0,
+                "parent-rpc": parent_rpc, "child-rpc": child_rpc,
                 "interthread": {"sendq": 0, "recvq": 0},
             });
             request.reply(&stats.as_object().cloned().unwrap_or_default());
