@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use proto::overlay::HEARTBEAT_PULSE;
 use rpc::Routes;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -54,6 +55,8 @@ pub(crate) fn serve(
     for (name, _) in &services {
         broker.router.add_service(name, peer.clone())?;
     }
+    let peer: Rc<dyn Peer> = peer;
+    broker.router.subscribe(&peer, HEARTBEAT_PULSE);
     let services: HashMap<_, _> = services.into_iter().collect();
     let mut broker = broker.clone();
     tokio::task::spawn_local(async move {

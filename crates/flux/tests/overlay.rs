@@ -1,0 +1,66 @@
+//! The tree of brokers as its owner sees it.
+
+use std::process::{Command, Stdio};
+
+/// Runs a shell script in an instance started with these options.
+fn check(options: &[&str], script: &str, expect: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_flux"))
+        .arg("start")
+        .args(options)
+        .args(["sh", "-c", script])
+        .env_remove("FLUX_URI")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program was built");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stdout, expect, "{script}\n{stderr}");
+    assert!(output.status.success(), "{script}\n{stderr}");
+}
+
+#[test]
+fn a_silent_broker_is_torpid_until_it_speaks() {
+    check(
+        &["--test-size=2"],
+        "flux config set --type=fsd tbon.torpid_min 0.2s
+         flux config set --type=fsd tbon.torpid_max 0.5s
+         flux getattr tbon.torpid_max
+         flux module reload heartbeat period=0.1s
+         pid=$(flux exec -r 1 flux getattr broker.pid)
+         kill -STOP $pid
+         until flux dmesg | grep -q 'has been unresponsive'; do :; done
+         kill -CONT $pid
+         until flux dmesg | grep -q 'is responsive now'; do :; done",
+        "0.5s\n",
+    );
+}
+
+#[test]
+fn requests_below_are_counted_until_answered() {
+    check(
+        &["--test-size=2"],
+        "flux overlay status --timeout=0 --wait=lost --rank=1 2>/dev/null &
+         until test $(flux module stats --parse=child-rpc overlay) -gt 0; do :; done
+         kill $!
+         flux ping -c 1 1 >/dev/null && echo alive",
+        "alive\n",
+    );
+}
+
+#[test]
+fn wrong_limits_of_silence_are_refused() {
+    check(
+        &[],
+        "flux config set --type=fsd tbon.torpid_max 2s 2>&1
+         flux config set --type=fsd tbon.torpid_min 0 2>&1
+         echo '{\"tbon\":{\"torpid_min\":\"x\"}}' | flux config load 2>&1
+         flux getattr tbon.torpid_max",
+        "flux-config: Error updating config object: error updating overlay: \
+             tbon.torpid_max must be greater than torpid_min\n\
+         flux-config: Error updating config object: error updating overlay: \
+             tbon.torpid_min must be nonzero\n\
+         flux-config: load: error updating overlay: \
+             Config file error parsing tbon.torpid_min: 'x'\n\
+         30s\n",
+    );
+}
