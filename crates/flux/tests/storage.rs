@@ -238,14 +238,14 @@ fn modules_name_the_option_they_refuse() {
         &[],
         text,
         "flux-content: invalid blobref specified: Invalid argument\n\
-         flux-module: load kvs: transaction-merge=x: Invalid argument\n\
+         flux-module: load kvs: Invalid argument: transaction-merge=x\n\
          flux-content: kvs_checkpoint_lookup: Function not implemented\n\
          flux-module: load content-files: register-backing: content backing store cannot be changed \
          on the fly: Invalid argument\n\
-         flux-module: load content-sqlite: journal_mode=wal: Invalid argument\n\
+         flux-module: load content-sqlite: Invalid argument: journal_mode=wal\n\
          flux: gc complete: marked 0, reclaimed 0 blobs (horizon epoch 0)\n\
          flux-module: load content: content: module is already loaded: File exists\n\
-         flux-module: load content: blob-size-limit=x: Invalid argument\n",
+         flux-module: load content: Invalid argument: blob-size-limit=x\n",
     );
 }
 

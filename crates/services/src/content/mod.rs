@@ -65,7 +65,7 @@ impl Config {
             purge_old_entry: 10,
         };
         for arg in args {
-            let invalid = || RpcError::new(Errno::EINVAL, format!("{arg}: {}", Errno::EINVAL));
+            let invalid = || RpcError::new(Errno::EINVAL, format!("{}: {arg}", Errno::EINVAL));
             let (key, text) = arg.split_once('=').ok_or_else(invalid)?;
             let value = match key {
                 "blob-size-limit" => &mut config.blob_size_limit,
@@ -174,14 +174,14 @@ mod tests {
             &["blob-size-limit=1048576", "purge-old-entry=0"],
             Ok((1 << 20, 0)),
         );
-        check(&["nope=1"], Err("nope=1: Invalid argument"));
+        check(&["nope=1"], Err("Invalid argument: nope=1"));
         check(
             &["blob-size-limit=4294967296"],
-            Err("blob-size-limit=4294967296: Invalid argument"),
+            Err("Invalid argument: blob-size-limit=4294967296"),
         );
         check(
             &["flush-batch-limit=x"],
-            Err("flush-batch-limit=x: Invalid argument"),
+            Err("Invalid argument: flush-batch-limit=x"),
         );
     }
 }

@@ -49,7 +49,7 @@ fn configure(
     config: &Map<String, Value>,
     args: &[String],
 ) -> Result<(), RpcError> {
-    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("{what}: {}", Errno::EINVAL));
+    let invalid = |what: &str| RpcError::new(Errno::EINVAL, format!("{}: {what}", Errno::EINVAL));
     let choose = |key: &str, value: &str, choices: &[&str], into: &mut String| {
         if !choices.contains(&value) {
             return Err(invalid(&format!("{key}={value}")));

@@ -60,7 +60,7 @@ impl Args {
             initial_rootref: None,
         };
         for arg in args {
-            let invalid = || RpcError::new(Errno::EINVAL, format!("{arg}: {}", Errno::EINVAL));
+            let invalid = || RpcError::new(Errno::EINVAL, format!("{}: {arg}", Errno::EINVAL));
             match arg.split_once('=') {
                 Some(("transaction-merge", text)) => {
                     parsed.merge = text.parse::<u32>().map_err(|_| invalid())? != 0;
