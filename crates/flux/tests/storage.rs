@@ -399,6 +399,8 @@ fn an_archive_writes_nothing_elsewhere() {
                 flux archive extract -C to x/y; flux archive extract -C to --overwrite 'x/y*'; \
                 flux archive remove; flux archive create -C a ../a/x/y/z; flux archive extract -C to; \
                 flux archive create --overwrite -C a/x/y z; flux archive extract -C l; \
+                mkdir d a/l; chmod 777 a/l; ln -s ../out d/l; \
+                flux archive create --overwrite -C a l; flux archive extract -C d; \
                 ls out; stat -c %a out";
     dir.check(
         &[],

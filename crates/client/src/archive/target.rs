@@ -96,6 +96,8 @@ impl<'a> Target<'a> {
             )));
         }
         match fs::create_dir(path) {
+            // What a link of the owner's leads to keeps its permissions.
+            Err(_) if path.is_symlink() && path.is_dir() => return Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.overwrite => {
                 fs::remove_file(path).map_err(failed)?;
