@@ -102,7 +102,8 @@ pub(crate) async fn set_up(
     let mut warnings = job.warnings.clone();
     warnings.extend(rc::check(&job, &site)?);
     enter_cwd(&job, shell_rank, &log);
-    let tmpdir = make_tmpdir(&job, shell_rank, rundir)?;
+    let task_tmpdir = task_tmpdir(&job, &mut warnings);
+    let tmpdir = make_tmpdir(&job, shell_rank, rundir, task_tmpdir.as_deref())?;
     if let Some(archive) = job.jobspec.files() {
         files::extract(archive, tmpdir.path())?;
     }
@@ -112,7 +113,7 @@ pub(crate) async fn set_up(
             .await?;
     }
     batch::write_script(&job, &tmpdir, shell_rank == 0)?;
-    let env = environment(&job, &tmpdir, path, &mut warnings);
+    let env = environment(&job, &tmpdir, path, task_tmpdir);
     let config = Config::new(&job, attributes.is_owner, &mut warnings)?;
     let namespace = format!("job-{}", id.0);
     store.set_pause_max(config.batch_timeout);
@@ -319,16 +320,29 @@ fn enter_cwd(job: &Job, shell_rank: u32, log: &Log) {
     }
 }
 
-fn make_tmpdir(job: &Job, shell_rank: u32, rundir: Option<String>) -> Result<TmpDir, Fatal> {
-    let mut parents: Vec<PathBuf> = rundir.into_iter().map(PathBuf::from).collect();
-    let job_tmpdir = job
-        .jobspec
-        .environment()
-        .and_then(|env| env.get("TMPDIR")?.as_str());
-    parents.push(job_tmpdir.unwrap_or("/tmp").into());
-    if job_tmpdir.is_some() {
-        parents.push("/tmp".into());
+/// Where the tasks' temporary files go if their environment says so: `TMPDIR`, which is made if it
+/// is not there, or `/tmp` in its place.
+fn task_tmpdir(job: &Job, warnings: &mut Vec<String>) -> Option<String> {
+    let env = job.jobspec.environment()?;
+    let dir = env.get("TMPDIR")?.as_str()?;
+    if Path::new(dir).is_dir() || std::fs::create_dir_all(dir).is_ok() {
+        return Some(dir.to_owned());
     }
+    warnings.push(format!(
+        "Unable to create TMPDIR={dir}, resetting TMPDIR=/tmp"
+    ));
+    Some("/tmp".to_owned())
+}
+
+/// Makes the job's temporary directory: in that of the broker, or else in that of the tasks.
+fn make_tmpdir(
+    job: &Job,
+    shell_rank: u32,
+    rundir: Option<String>,
+    task_tmpdir: Option<&str>,
+) -> Result<TmpDir, Fatal> {
+    let mut parents: Vec<PathBuf> = rundir.into_iter().map(PathBuf::from).collect();
+    parents.push(task_tmpdir.unwrap_or("/tmp").into());
     TmpDir::create(&parents, &format!("jobtmp-{shell_rank}-{}", job.f58))
 }
 
@@ -337,7 +351,7 @@ fn environment(
     job: &Job,
     tmpdir: &TmpDir,
     jobid_path: Option<String>,
-    warnings: &mut Vec<String>,
+    task_tmpdir: Option<String>,
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     for (name, value) in job.jobspec.environment().into_iter().flatten() {
@@ -370,14 +384,8 @@ fn environment(
     {
         *host = name.to_string_lossy().into_owned();
     }
-    if let Some(dir) = env.get("TMPDIR").cloned()
-        && !Path::new(&dir).is_dir()
-        && std::fs::create_dir_all(&dir).is_err()
-    {
-        warnings.push(format!(
-            "Unable to create TMPDIR={dir}, resetting TMPDIR=/tmp"
-        ));
-        env.insert("TMPDIR".into(), "/tmp".into());
+    if let Some(dir) = task_tmpdir {
+        env.insert("TMPDIR".into(), dir);
     }
     env
 }
