@@ -255,19 +255,20 @@ fn restart(flux: &Path, count: u64) -> Prepared {
     drop(filled);
     let flux = flux.to_owned();
     let start = move |words: &[&str]| {
-        let status = Command::new(&flux)
+        // That there are more jobs than are shown is no news.
+        let output = Command::new(&flux)
             .arg("start")
             .arg(format!("-Sstatedir={}", scratch.0.display()))
             .arg(&flux)
             .args(words)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status()
+            .output()
             .map_err(|error| error.to_string())?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("{}: {status}", words.join(" "))),
+        if output.status.success() {
+            return Ok(());
         }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{}: {}: {said}", words.join(" "), output.status))
     };
     start(&["jobs", "-a", "-c", "1"])?;
     Ok(Box::new(move || {
