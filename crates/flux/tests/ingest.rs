@@ -64,3 +64,20 @@ fn mock_jobs_can_be_driven_by_hand() {
         "Job not running\nover\n",
     );
 }
+
+#[test]
+fn what_no_validator_saw_is_refused_by_the_scheduler() {
+    check(
+        r#"
+        flux module reload job-ingest max-fluid-generator-id=16384 2>&1 | sed 's/.*Invalid/Invalid/'
+        flux module load job-ingest disable-validator
+        for change in 's/"system"/"user"/' 's/"duration": 0,//'; do
+            id=$(flux run --dry-run --env=-\* true | sed "$change" | flux job submit)
+            flux job wait-event -f json "$id" exception | grep -o 'getting duration: [A-Za-z :]*'
+        done
+        "#,
+        "Invalid max-fluid-generator-id: '16384'\n\
+         getting duration: Object item not found: system\n\
+         getting duration: Object item not found: duration\n",
+    );
+}

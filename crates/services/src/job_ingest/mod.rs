@@ -99,9 +99,12 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     for arg in &context.args {
         match arg.split_once('=') {
             Some(("max-fluid-generator-id", number)) => {
-                generator_max = number
-                    .parse()
-                    .map_err(|_| invalid(format!("Invalid option: {arg}")))?;
+                let parsed: Option<u32> = number.parse().ok();
+                generator_max = parsed
+                    .filter(|max| *max <= GENERATOR_MAX.into())
+                    .ok_or_else(|| {
+                        invalid(format!("Invalid max-fluid-generator-id: '{number}'"))
+                    })?;
             }
             None if arg == "allow-root-jobs" => allow_root = true,
             _ if overrides.take(arg) => {}

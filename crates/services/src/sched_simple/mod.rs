@@ -25,6 +25,7 @@ use proto::{Access, Empty, Payload as _};
 use rpc::{Dest, Handle, Routes, RpcError};
 use sched::{Decision, Pending, Pool, Queue, Request as JobRequest};
 use serde_json::{Map, Value, json};
+use spec::jobspec::JobspecError;
 use spec::{Jobspec, ResourceSet};
 use tokio::sync::mpsc;
 use types::{Errno, JobId};
@@ -306,7 +307,7 @@ impl State {
             return self.answer(&message, deny(id, "DEBUG_FAIL_ALLOC"));
         }
         let parsed = Jobspec::from_value(Value::Object(request.jobspec))
-            .map_err(|error| format!("cannot parse jobspec: {error}"))
+            .map_err(|error| unparsable(&error))
             .and_then(|jobspec| {
                 JobRequest::from_jobspec(&jobspec).map_err(|error| error.to_string())
             });
@@ -446,7 +447,7 @@ impl State {
         };
         let invalid = |text: String| RpcError::new(Errno::EINVAL, text);
         let jobspec = Jobspec::from_value(Value::Object(feasibility.jobspec))
-            .map_err(|error| invalid(format!("cannot parse jobspec: {error}")))?;
+            .map_err(|error| invalid(unparsable(&error)))?;
         let request =
             JobRequest::from_jobspec(&jobspec).map_err(|error| invalid(error.to_string()))?;
         pool.check(&request)
@@ -486,6 +487,18 @@ async fn lookup_r(handle: &Handle, job: &HelloJob) -> Result<ResourceSet, String
         set.remove_ranks(&free);
     }
     Ok(set)
+}
+
+/// What is said of a jobspec that cannot be parsed. Scripts look for the words of the scheduler where
+/// there is no duration, which are not those of the validator.
+fn unparsable(error: &JobspecError) -> String {
+    match error {
+        JobspecError::Attribute(name) => {
+            let key = name.rsplit('.').next().unwrap_or(name);
+            format!("cannot parse jobspec: getting duration: Object item not found: {key}")
+        }
+        other => format!("cannot parse jobspec: {other}"),
+    }
 }
 
 fn now() -> f64 {
