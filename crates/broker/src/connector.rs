@@ -74,6 +74,10 @@ impl Peer for ClientPeer {
     fn sees_private(&self, event: &Message) -> bool {
         self.cred.is_owner() || self.cred.userid == event.cred.userid
     }
+
+    fn module_name<'a>(&'a self, _message: &'a Message) -> Option<&'a str> {
+        Some("connector-local")
+    }
 }
 
 /// The clients of one broker.
@@ -321,7 +325,7 @@ impl Session {
         self.stamp(&mut message);
         match message.kind {
             Kind::Request { .. } => self.on_request(message),
-            Kind::Event { .. } | Kind::Response { .. } => self.broker.router.route(message),
+            Kind::Event { .. } | Kind::Response { .. } => self.route(message),
             Kind::Control { .. } => {}
         }
     }
@@ -357,9 +361,13 @@ impl Session {
                     return self.broker.router.refuse(&message, error);
                 }
                 self.disconnects.arm(&message);
-                self.broker.router.route(message);
+                self.route(message);
             }
         }
+    }
+
+    fn route(&self, message: Message) {
+        self.broker.router.route_from(&*self.peer, message);
     }
 
     fn on_subscribe(&mut self, message: &Message, on: bool) {
@@ -415,7 +423,7 @@ impl Session {
     fn close(mut self) {
         self.peer.closed.set(true);
         for message in self.disconnects.take() {
-            self.broker.router.route(message);
+            self.route(message);
         }
         self.broker.router.remove_peer(&self.peer.id);
         self.broker

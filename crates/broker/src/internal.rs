@@ -40,6 +40,22 @@ impl Peer for Internal {
     fn is_hop(&self) -> bool {
         false
     }
+
+    fn module_name<'a>(&'a self, message: &'a Message) -> Option<&'a str> {
+        own_module(message)
+    }
+}
+
+/// The broker's own services that lists and traces show as modules, as the reference has them.
+pub(crate) const OWN_MODULES: [&str; 4] = ["config", "connector-local", "groups", "overlay"];
+
+/// Which of [`OWN_MODULES`] a message belongs to. The heartbeat is the overlay's.
+pub(crate) fn own_module(message: &Message) -> Option<&'static str> {
+    let service = match message.topic_str() {
+        HEARTBEAT_PULSE => "overlay",
+        topic => topic.split('.').next().unwrap_or_default(),
+    };
+    OWN_MODULES.into_iter().find(|&name| name == service)
 }
 
 /// Registers services and serves them in a task of their own.

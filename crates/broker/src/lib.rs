@@ -39,6 +39,7 @@ mod signals;
 mod start;
 mod states;
 mod tbon_settings;
+mod trace;
 
 pub use run::broker_main;
 pub use start::start_main;

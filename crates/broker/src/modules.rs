@@ -68,6 +68,10 @@ impl Peer for ModulePeer {
     fn sees_private(&self, _event: &Message) -> bool {
         true
     }
+
+    fn module_name<'a>(&'a self, _message: &'a Message) -> Option<&'a str> {
+        Some(&self.name)
+    }
 }
 
 /// How a module's handle sends.
@@ -103,7 +107,7 @@ impl Transport for ModuleTransport {
             }
             _ => {}
         }
-        self.router.route(message);
+        self.router.route_from(&*peer, message);
     }
 }
 
@@ -368,7 +372,7 @@ pub(crate) async fn remove(broker: &Rc<Broker>, name: &str, cancel: bool) -> Res
         )
         .with_flags(wire::Flags::NORESPONSE);
         shutdown.cred = broker.router.own_cred();
-        entry.peer.deliver(shutdown);
+        broker.router.deliver(&*entry.peer, shutdown);
     }
     ended_rx.await.unwrap_or(Ok(()))
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use module::Severity;
 use proto::broker::{Monitor, StateMonitor};
 use proto::overlay::{Hello as HelloRequest, HelloReply, OverlayGoodbye, OverlayHello};
+use proto::trace::OverlayTrace;
 use proto::{Empty, Payload, Rpc};
 use rpc::{Dest, RpcError};
 use tbon::health::{Config, Effect, Effects, Hello, Level, NextHop};
@@ -28,6 +29,7 @@ use crate::connector::wants_response;
 use crate::lifecycle::State;
 use crate::router::Tree;
 use crate::tbon_settings::Torpid;
+use crate::trace::{Party, Traces, Way};
 
 /// How long a parent may take to answer goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -110,6 +112,8 @@ pub(crate) struct Overlay {
     started: Instant,
     broker: RefCell<Weak<Broker>>,
     pub(crate) health_followers: RefCell<Vec<rpc::Request<proto::overlay::OverlayHealth>>>,
+    /// Who follows the messages from and to neighbours.
+    pub(crate) traces: Traces<OverlayTrace>,
 }
 
 impl Overlay {
@@ -145,6 +149,7 @@ impl Overlay {
             started: Instant::now(),
             broker: RefCell::new(Weak::new()),
             health_followers: RefCell::default(),
+            traces: Traces::default(),
         });
         if let Some(slot) = slot {
             *slot.borrow_mut() = Rc::downgrade(&overlay);
@@ -334,7 +339,12 @@ impl Overlay {
                 let _lost = self.send_up(control_message(control));
             }
             Effect::SendChild(uuid, control) => {
-                let parts = control_message(control).to_parts();
+                let message = control_message(control);
+                if let Some(rank) = self.child_rank(uuid.as_bytes()) {
+                    self.traces
+                        .show(Way::Sent, Party::Neighbour(rank), &message);
+                }
+                let parts = message.to_parts();
                 if let Some(server) = &*self.server.borrow() {
                     let _lost = server.send(uuid.as_bytes(), &parts);
                 }
@@ -433,6 +443,8 @@ impl Overlay {
             let uuid = String::from_utf8_lossy(identity).into_owned();
             return self.with_engine(|engine, _, out| engine.on_stranger(&uuid, out));
         };
+        self.traces
+            .show(Way::Received, Party::Neighbour(rank), &message);
         self.with_engine(|engine, now, out| engine.on_child_message(now, rank, out));
         let Some(broker) = self.broker.borrow().upgrade() else {
             return;
@@ -565,6 +577,7 @@ impl Overlay {
             }
         };
         message.cred.rolemask = message.cred.rolemask.without(RoleMask::LOCAL);
+        self.trace_parent(Way::Received, &message);
         match message.kind {
             Kind::Response { errno, .. } if message.routes().is_empty() => {
                 self.on_own_response(&message, errno);
@@ -636,7 +649,17 @@ impl Overlay {
         }
     }
 
+    fn trace_parent(&self, way: Way, message: &Message) {
+        if self.traces.is_active()
+            && let Some(broker) = self.broker.borrow().upgrade()
+            && let Some(parent) = broker.router.topology().parent(broker.router.rank())
+        {
+            self.traces.show(way, Party::Neighbour(parent), message);
+        }
+    }
+
     fn send_up(&self, message: Message) -> Result<(), Errno> {
+        self.trace_parent(Way::Sent, &message);
         let sent = match &*self.dealer.borrow() {
             Some(dealer) => dealer
                 .send(&message.to_parts())
@@ -707,6 +730,8 @@ impl Tree for Overlay {
                 .send(uuid.as_bytes(), &message.to_parts())
                 .map_err(|_| Errno::EHOSTUNREACH)?;
         }
+        self.traces
+            .show(Way::Sent, Party::Neighbour(child), &message);
         if let Some((key, kept)) = remembered(&message) {
             self.to_children
                 .borrow_mut()
@@ -722,6 +747,7 @@ impl Tree for Overlay {
         let Some(server) = server.as_ref() else {
             return;
         };
+        self.traces.show(Way::Sent, Party::Children, message);
         let parts = message.to_parts();
         for uuid in self.engine.borrow().child_uuids() {
             // A child that cannot be reached is reported lost by its connection.

@@ -6,6 +6,7 @@ use proto::overlay::{
     ChildHealth, Health, OfRank, OverlayDisconnectParent, OverlayDisconnectSubtree, OverlayHealth,
     OverlayStats, OverlayTopology, Reason, Topology,
 };
+use proto::trace::OverlayTrace;
 use proto::{Access, Empty};
 use rpc::{Routes, RpcError};
 use serde_json::json;
@@ -59,7 +60,9 @@ pub(crate) fn routes() -> ServiceRoutes {
             });
             request.reply(&stats.as_object().cloned().unwrap_or_default());
         })
+        .on::<OverlayTrace>(|broker, request, wanted| broker.overlay.traces.follow(request, wanted))
         .on_message("disconnect", Access::Any, |broker, _, notice| {
+            broker.overlay.traces.forget(&notice);
             broker
                 .overlay
                 .health_followers

@@ -8,14 +8,18 @@
 //! broker. A response walks the same ids back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 
 use proto::refusal;
+use proto::trace::ModuleTrace;
 use rpc::{Handle, RpcError, Transport};
 use tbon::{Scheme, Topology};
 use types::{Cred, Errno, Rank, RoleMask, UserId};
 use wire::{Flags, Kind, Message, RouteId, Target};
+
+use crate::internal::own_module;
+use crate::trace::{Party, Traces, Way};
 
 /// Something on this broker that takes messages: a module, a client, the broker's own services.
 pub(crate) trait Peer {
@@ -29,6 +33,8 @@ pub(crate) trait Peer {
     fn is_hop(&self) -> bool {
         true
     }
+    /// The module it is or belongs to, as a trace shows it with this message.
+    fn module_name<'a>(&'a self, message: &'a Message) -> Option<&'a str>;
 }
 
 /// The brokers next to this one.
@@ -72,6 +78,8 @@ pub(crate) struct Router {
     subscribers: RefCell<Vec<Subscriber>>,
     sequence: Cell<u32>,
     handle: RefCell<Option<Handle>>,
+    /// Who follows the messages of modules.
+    pub(crate) traces: Traces<ModuleTrace>,
 }
 
 impl Router {
@@ -90,6 +98,7 @@ impl Router {
             subscribers: RefCell::default(),
             sequence: Cell::new(0),
             handle: RefCell::new(None),
+            traces: Traces::default(),
         });
         let transport = BrokerTransport(Rc::downgrade(&router));
         *router.handle.borrow_mut() = Some(Handle::new(Rc::new(transport)));
@@ -235,6 +244,26 @@ impl Router {
 
     // -- routing
 
+    /// Routes a message that a peer on this broker sent.
+    pub(crate) fn route_from(&self, peer: &dyn Peer, message: Message) {
+        self.trace(Way::Sent, peer, &message);
+        self.route(message);
+    }
+
+    /// Hands a message to a peer on this broker.
+    pub(crate) fn deliver(&self, peer: &dyn Peer, message: Message) {
+        self.trace(Way::Received, peer, &message);
+        peer.deliver(message);
+    }
+
+    fn trace(&self, way: Way, peer: &dyn Peer, message: &Message) {
+        if self.traces.is_active()
+            && let Some(name) = peer.module_name(message)
+        {
+            self.traces.show(way, Party::Module(name), message);
+        }
+    }
+
     /// Routes a message of any kind that entered on this broker, or came from a neighbour.
     pub(crate) fn route(&self, message: Message) {
         match message.kind {
@@ -282,7 +311,7 @@ impl Router {
         if peer.is_hop() {
             message.push_route(self.id.clone());
         }
-        peer.deliver(message);
+        self.deliver(peer, message);
     }
 
     fn to_rank(&self, message: Message, rank: Rank) {
@@ -324,7 +353,7 @@ impl Router {
         };
         if let Some(peer) = self.peer(&next) {
             message.pop_route();
-            return peer.deliver(message);
+            return self.deliver(&*peer, message);
         }
         let Some(tree) = self.tree.borrow().clone() else {
             return;
@@ -410,8 +439,17 @@ impl Router {
             .filter(|subscriber| subscriber.wants(topic))
             .map(|subscriber| subscriber.peer.clone())
             .collect();
+        // The connector takes an event once, however many of its clients want it.
+        let (traced, mut shown) = (self.traces.is_active(), HashSet::new());
         for peer in takers {
             if !private || peer.sees_private(message) {
+                if traced
+                    && peer
+                        .module_name(message)
+                        .is_some_and(|name| shown.insert(name.to_owned()))
+                {
+                    self.trace(Way::Received, &*peer, message);
+                }
                 peer.deliver(message.clone());
             }
         }
@@ -428,6 +466,11 @@ impl Transport for BrokerTransport {
         };
         if message.cred == Cred::UNKNOWN {
             message.cred = router.own_cred();
+        }
+        if let Kind::Response { .. } = message.kind
+            && let Some(name) = own_module(&message)
+        {
+            router.traces.show(Way::Sent, Party::Module(name), &message);
         }
         router.route(message);
     }

@@ -20,6 +20,7 @@ use proto::module::{
     List, Load, Module, ModuleList, ModuleLoad, ModuleRemove, ModuleStatus, Remove,
 };
 use proto::service::{Service, ServiceAdd, ServiceRemove};
+use proto::trace::ModuleTrace;
 use proto::{Access, Empty};
 use rpc::{Request, Routes, RpcError};
 use serde_json::{Map, Value};
@@ -27,7 +28,7 @@ use types::{Errno, Rank};
 use wire::{Flags, Message};
 
 use crate::broker::Broker;
-use crate::internal::ServiceRoutes;
+use crate::internal::{OWN_MODULES, ServiceRoutes};
 use crate::lifecycle::State;
 use crate::modules::Program;
 use crate::{builtin, config, external, modules, runat};
@@ -223,6 +224,10 @@ fn module_service() -> ServiceRoutes {
                 request.reply_result(&result.map(|()| Empty {}));
             });
         })
+        .on::<ModuleTrace>(|broker, request, wanted| broker.router.traces.follow(request, wanted))
+        .on_message("disconnect", Access::Any, |broker, _, notice| {
+            broker.router.traces.forget(&notice);
+        })
         // The host takes its modules' reports; a client that acts as one, as for tests, has none.
         .on::<ModuleStatus>(|_, request, _| request.reply(&Empty {}))
         .on::<ModuleRemove>(|broker, request, remove: Remove| {
@@ -236,9 +241,8 @@ fn module_service() -> ServiceRoutes {
 
 /// The loaded modules and the services the reference has as modules of the broker.
 fn list_modules(broker: &Broker) -> Vec<Module> {
-    let own = ["config", "connector-local", "groups", "overlay"];
     let mut modules = broker.modules.list(&broker.router);
-    modules.extend(own.iter().map(|name| Module {
+    modules.extend(OWN_MODULES.iter().map(|name| Module {
         name: (*name).to_owned(),
         path: "builtin".to_owned(),
         idle: 0,

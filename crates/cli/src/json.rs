@@ -8,8 +8,15 @@ use serde_json::ser::{CharEscape, Formatter, PrettyFormatter, Serializer};
 
 /// With newlines and an indent of one blank.
 pub(crate) fn indented(value: &Value) -> String {
+    indented_by(value, 1)
+}
+
+/// With newlines and an indent of so many blanks.
+pub(crate) fn indented_by(value: &Value, blanks: usize) -> String {
     let mut bytes = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b" "));
+    let indent = b" ".repeat(blanks);
+    let mut serializer =
+        Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(&indent));
     // Writing a value to memory does not fail.
     drop(value.serialize(&mut serializer));
     String::from_utf8_lossy(&bytes).into_owned()

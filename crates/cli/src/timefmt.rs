@@ -67,6 +67,7 @@ pub(crate) struct Human {
     minute: Option<String>,
     mark: f64,
     delta: bool,
+    full_minutes: bool,
 }
 
 impl Human {
@@ -78,11 +79,22 @@ impl Human {
         }
     }
 
+    /// As [`Human::new`], but offsets count from the full minute.
+    pub(crate) fn within_minutes(delta: bool) -> Human {
+        Human {
+            full_minutes: true,
+            ..Human::new(delta)
+        }
+    }
+
     /// The text for the next line, and whether it shows a new minute.
     pub(crate) fn next(&mut self, seconds: f64) -> (String, bool) {
         let minute = strftime("%b%d %H:%M", seconds);
         if self.minute.as_ref() != Some(&minute) {
-            self.mark = seconds;
+            self.mark = match self.full_minutes && !self.delta {
+                true => seconds - seconds.rem_euclid(60.0),
+                false => seconds,
+            };
             let text = format!("[{minute}]");
             self.minute = Some(minute);
             return (text, true);

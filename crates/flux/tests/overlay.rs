@@ -64,3 +64,25 @@ fn wrong_limits_of_silence_are_refused() {
          30s\n",
     );
 }
+
+#[test]
+fn traces_show_messages_as_they_pass() {
+    check(
+        &["--test-size=2"],
+        "overlay=$(mktemp) module=$(mktemp)
+         flux overlay trace --rank=1 'kvs.ping' >$overlay & first=$!
+         flux module trace --full --topic=kvs.ping kvs >$module & second=$!
+         until grep -q success $overlay; do flux ping -r 1 -c 1 kvs >/dev/null; done
+         until grep -q success $module; do flux ping -c 1 kvs >/dev/null; done
+         kill $first $second
+         head -n 2 $overlay | cut -d' ' -f2-5
+         grep -q '  \"pad\": \"\"' $module && echo payloads
+         rm $overlay $module
+         flux overlay trace --type=foo 2>&1 || flux module trace --delta 2>&1 || true",
+        "tx 1 > kvs.ping\n\
+         rx 1 < kvs.ping\n\
+         payloads\n\
+         flux-overlay: valid types: request, response, event, control\n\
+         flux-module: --delta can only be used with --human\n",
+    );
+}

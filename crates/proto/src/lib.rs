@@ -29,6 +29,7 @@ pub mod service;
 pub mod shell;
 pub mod start;
 pub mod terminus;
+pub mod trace;
 
 pub use payload::{Empty, Payload, PayloadError, Raw, json_payload};
 

@@ -45,6 +45,7 @@ pub(crate) mod startlog;
 pub(crate) mod storage;
 pub(crate) mod terminus;
 pub(crate) mod top;
+mod trace;
 pub(crate) mod update;
 pub(crate) mod uptime;
 pub(crate) mod uri;

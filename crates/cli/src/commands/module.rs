@@ -7,11 +7,13 @@ use proto::broker::{
     Debug, RusageWho, ServiceDebug, ServiceRusage, ServiceStats, ServiceStatsClear,
 };
 use proto::module::{Load, Module, ModuleList, ModuleLoad, ModuleRemove, Remove, name_of};
+use proto::trace::{ModuleTrace, TraceModules};
 use rpc::Dest;
 use serde_json::Value;
 use types::Errno;
 use wire::{Flags, Message};
 
+use super::trace as messages;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::json;
@@ -28,6 +30,7 @@ static SUBS: &[super::Sub] = &[
     ("reload", "Remove and load a module", reload),
     ("stats", "Show a module's counters", stats),
     ("debug", "Show and change a module's debug bits", debug),
+    ("trace", "Show messages of modules", trace),
     // Older names.
     ("ls", "", list),
     ("insmod", "", load),
@@ -42,10 +45,6 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         }
         Some(word) if word == "-h" || word == "--help" => {
             super::dispatch_listed(PROG, "flux module subcommands:", SUBS, &[])
-        }
-        Some(word) if word == "trace" => {
-            err!("{PROG}: trace is not implemented");
-            1
         }
         other => {
             match other {
@@ -386,5 +385,42 @@ fn debug(words: &[String]) -> i32 {
             .map_err(|error| Fail::of(format!("{module}.debug"), error))?;
         outln!("{:#x}", reply.flags);
         Ok(0)
+    })
+}
+
+static TRACE: Parser = Parser {
+    name: "flux-module trace",
+    usage: "[OPTIONS] [module module...]",
+    about: "Trace module messages",
+    family: Family::G,
+    opts: &[
+        messages::FULL,
+        arg('T', "topic", "GLOB", "Only topics that match this pattern"),
+        messages::TYPE,
+        messages::COLOR,
+        messages::HUMAN,
+        messages::DELTA,
+    ],
+};
+
+fn trace(words: &[String]) -> i32 {
+    let asked = || {
+        let args = TRACE.parse(words)?;
+        let view = messages::View::new(PROG, &args, Some(&args.words))?;
+        let request = TraceModules {
+            names: args.words.clone(),
+            typemask: messages::typemask(PROG, &args)?,
+            topic_glob: args.get("topic").unwrap_or("*").to_owned(),
+            full: args.has("full"),
+        };
+        Ok((view, request))
+    };
+    let (view, request) = match asked() {
+        Ok(asked) => asked,
+        Err(status) => return status,
+    };
+    fail::run(PROG, async {
+        let client = fail::connect().await?;
+        view.show::<ModuleTrace>(&client, &request).await
     })
 }

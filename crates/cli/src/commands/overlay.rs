@@ -9,8 +9,10 @@ use proto::Empty;
 use proto::overlay::{
     Health, OfRank, OverlayDisconnectSubtree, OverlayHealth, OverlayTopology, Topology,
 };
+use proto::trace::{OverlayTrace, TraceOverlay};
 use types::{Hostlist, IdSet, Rank};
 
+use super::trace as messages;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag, maybe};
@@ -19,10 +21,6 @@ use crate::{err, outln};
 const PROG: &str = "flux-overlay";
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
-    if words.first().is_some_and(|word| word == "trace") {
-        err!("{PROG}: trace is not implemented");
-        return 1;
-    }
     super::dispatch_forms(
         "flux overlay",
         "Manage overlay network",
@@ -32,6 +30,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             ("lookup", "[OPTIONS] TARGET", lookup),
             ("parentof", "[OPTIONS] RANK", parentof),
             ("disconnect", "[OPTIONS] TARGET", disconnect),
+            ("trace", "[OPTIONS] [topic-glob]", trace),
         ],
         words,
     )
@@ -461,5 +460,48 @@ fn errors(words: &[String]) -> i32 {
             outln!("{list}: {text}");
         }
         Ok(0)
+    })
+}
+
+static TRACE: Parser = Parser {
+    name: "flux overlay trace",
+    usage: "[OPTIONS] [topic-glob]",
+    about: "Trace messages received on overlay network",
+    family: Family::G,
+    opts: &[
+        arg('r', "rank", "NODEID", "Only messages of this neighbour"),
+        messages::FULL,
+        messages::TYPE,
+        messages::COLOR,
+        messages::HUMAN,
+        messages::DELTA,
+    ],
+};
+
+fn trace(words: &[String]) -> i32 {
+    let asked = || {
+        let args = TRACE.parse(words)?;
+        let glob = match args.words.as_slice() {
+            [] => "*",
+            [glob] => glob,
+            _ => return Err(TRACE.wrong_words()),
+        };
+        let request = TraceOverlay {
+            typemask: messages::typemask(PROG, &args)?,
+            topic_glob: glob.to_owned(),
+            nodeid: -1,
+            full: args.has("full"),
+        };
+        let view = messages::View::new(PROG, &args, None)?;
+        Ok((args, view, request))
+    };
+    let (args, view, mut request) = match asked() {
+        Ok(asked) => asked,
+        Err(status) => return status,
+    };
+    fail::run(PROG, async {
+        request.nodeid = args.int("rank")?.unwrap_or(-1);
+        let client = fail::connect_builtin().await?;
+        view.show::<OverlayTrace>(&client, &request).await
     })
 }
