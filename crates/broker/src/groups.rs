@@ -102,10 +102,9 @@ impl Groups {
         }
         if !left.is_empty() && matches!(broker.machine.state(), State::Run | State::Cleanup) {
             let hosts = broker.hosts(left);
-            let word = if left.len() == 1 { "rank" } else { "ranks" };
             broker.log(
                 Severity::Err,
-                &format!("dead to Flux: {hosts} ({word} {left})"),
+                &format!("dead to Flux: {hosts} (rank {left})"),
             );
         }
         broker.check_quorum();

@@ -16,6 +16,8 @@ pub(crate) enum Arg {
     Yes(&'static str),
     /// Perhaps one.
     Maybe(&'static str),
+    /// Perhaps one, but none where it is given as a letter, which may be repeated instead.
+    Level(&'static str),
 }
 
 /// An option.
@@ -73,6 +75,14 @@ pub(crate) const fn maybe(
         arg: Arg::Maybe(meta),
         help,
         hidden: false,
+    }
+}
+
+/// How much to say: `--verbose[=LEVEL]`, or `-v` once or more.
+pub(crate) const fn level(help: &'static str) -> Opt {
+    Opt {
+        arg: Arg::Level("LEVEL"),
+        ..maybe('v', "verbose", "LEVEL", help)
     }
 }
 
@@ -210,7 +220,7 @@ impl Parser {
                 .short_of(rest)
                 .ok_or_else(|| self.unknown(word, &format!("-{letter}")))?;
             rest = &rest[letter.len_utf8()..];
-            if opt.arg == Arg::No {
+            if matches!(opt.arg, Arg::No | Arg::Level(_)) {
                 args.add(opt, None)?;
                 continue;
             }
@@ -268,6 +278,7 @@ impl Parser {
                     }),
                 }
             }
+            Arg::Level(_) => Ok(attached),
             Arg::Maybe(_) => match self.family {
                 Family::P if attached.is_none() => Ok(words.next_if(|word| !word.starts_with('-'))),
                 _ => Ok(attached),
@@ -386,6 +397,16 @@ impl Args {
     /// How often an option was given.
     pub(crate) fn count(&self, key: &str) -> usize {
         self.given.iter().filter(|(opt, _)| opt.is(key)).count()
+    }
+
+    /// The level that `--verbose[=LEVEL]` or repeated `-v` ask for, 0 without.
+    ///
+    /// # Errors
+    ///
+    /// The exit status, if LEVEL is no number.
+    pub(crate) fn verbosity(&self) -> Result<i64, i32> {
+        let times = i64::try_from(self.count("verbose")).unwrap_or(i64::MAX);
+        Ok(self.int("verbose")?.unwrap_or(times))
     }
 
     /// The last argument given to an option.

@@ -86,3 +86,27 @@ fn traces_show_messages_as_they_pass() {
          flux-module: --delta can only be used with --human\n",
     );
 }
+
+#[test]
+fn status_marks_subtrees_and_shows_what_is_not_well() {
+    check(
+        &["--test-size=4", "-Stbon.topo=kary:2", "--test-exit-mode=leader"],
+        "status() { flux overlay status \"$@\" | sed \"s/ $(hostname):/:/; s/ $(hostname)>>/>>/\"; }
+         status --highlight=3
+         flux overlay disconnect 3 2>/dev/null
+         flux overlay status --wait=degraded --timeout=0 --summary
+         status --down
+         status --rank=1 --no-pretty --color=always | tail -n 1
+         flux overlay errors | cut -d: -f2",
+        "<<0>>: full\n\
+         ├─ <<1>>: full\n\
+         │  └─ <<3>>: full\n\
+         └─ 2: full\n\
+         degraded\n\
+         0: degraded\n\
+         ├─ 1: degraded\n\
+         │  └─ 3: lost administrative disconnect\n\
+         3: \x1b[31mlost\x1b[39m administrative disconnect\n \
+         administrative disconnect\n",
+    );
+}

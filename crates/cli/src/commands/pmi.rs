@@ -7,7 +7,7 @@ use types::IdSet;
 
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
-use crate::options::{Args, Family, Opt, Parser, arg, flag, maybe};
+use crate::options::{Args, Family, Opt, Parser, arg, flag, level};
 use crate::{err, outln, output};
 
 const PROG: &str = "flux-pmi";
@@ -31,7 +31,7 @@ static PARSER: Parser = Parser {
             "libpmi2-cray",
             "Force-enable libpmi2 cray workarounds for testing",
         ),
-        maybe('v', "verbose", "LEVEL", "Trace PMI operations"),
+        level("Trace PMI operations"),
         arg(
             't',
             "timeout",
@@ -149,7 +149,7 @@ struct Session {
 
 impl Session {
     fn start(args: &Args) -> Result<Session, Fail> {
-        let verbose = args.has("verbose");
+        let verbose = args.verbosity()? > 0;
         let env = std::env::var("FLUX_PMI_CLIENT_METHODS").ok();
         let wanted = args.get("method").map(str::to_owned).or(env);
         let wanted = wanted.unwrap_or_else(|| METHODS.join(" "));

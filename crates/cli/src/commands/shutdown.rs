@@ -16,7 +16,7 @@ use types::{Errno, Rank};
 
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
-use crate::options::{Args, Family, Parser, arg, flag, maybe};
+use crate::options::{Args, Family, Parser, arg, flag, level};
 use crate::resolve::{Options, nearest, resolve};
 use crate::{err, output};
 
@@ -40,7 +40,7 @@ static PARSER: Parser = Parser {
         arg('\0', "dump", "PATH", "Archive stored data to this file"),
         flag('\0', "background", "Do not wait"),
         flag('\0', "quiet", "Show only errors"),
-        maybe('v', "verbose", "LEVEL", "Show more of the log"),
+        level("Show more of the log"),
         flag('y', "yes", "Answer yes to questions"),
         flag('n', "no", "Answer no to questions"),
     ],
@@ -54,7 +54,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     if args.words.len() > 1 {
         return PARSER.wrong_words();
     }
-    let verbosity = match args.int("verbose") {
+    let verbosity = match args.verbosity() {
         Ok(verbosity) => verbosity,
         Err(status) => return status,
     };
@@ -66,10 +66,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         let handle = client.handle();
         set_dump(&client, &args).await?;
         let loglevel = match verbosity {
-            Some(verbosity) => i32::try_from(verbosity).unwrap_or(7).saturating_add(6),
-            None if args.has("verbose") => 6 + i32::try_from(args.count("verbose")).unwrap_or(1),
-            None if args.has("quiet") => 3,
-            None => 6,
+            0 if args.has("quiet") => 3,
+            level => i32::try_from(level).unwrap_or(7).saturating_add(6),
         };
         let request = Shutdown {
             loglevel: Some(loglevel.min(7)),

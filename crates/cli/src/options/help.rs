@@ -101,8 +101,10 @@ impl Parser {
             Arg::No => {}
             Arg::Yes(meta) if opt.long.is_empty() => left.push_str(&format!(" {meta}")),
             Arg::Yes(meta) => left.push_str(&format!("={meta}")),
-            Arg::Maybe(meta) if self.family == Family::G => left.push_str(&format!("[={meta}]")),
-            Arg::Maybe(meta) => left.push_str(&format!("=[{meta}]")),
+            Arg::Maybe(meta) | Arg::Level(meta) if self.family == Family::G => {
+                left.push_str(&format!("[={meta}]"));
+            }
+            Arg::Maybe(meta) | Arg::Level(meta) => left.push_str(&format!("=[{meta}]")),
         }
         left
     }

@@ -21,7 +21,7 @@ use super::{
     unavailable, unlink, unmap,
 };
 use crate::fail::{self, Fail};
-use crate::options::{Args, Family, Parser, arg, flag, maybe};
+use crate::options::{Args, Family, Parser, arg, flag, level};
 use crate::outln;
 
 /// Blob size, and the size up to which data stays in the archive, unless options say otherwise.
@@ -48,7 +48,7 @@ static CREATE: Parser = Parser {
             "DIR",
             "Change to DIR before reading files",
         ),
-        maybe('v', "verbose", "LEVEL", "Increase output detail."),
+        level("Increase output detail."),
         flag('\0', "overwrite", "Overwrite existing archive"),
         flag('\0', "append", "Append to existing archive"),
         flag('\0', "preserve", "Preserve data over Flux restart"),
@@ -145,7 +145,7 @@ async fn create(client: &Client, args: &Args, limits: Limits, mmap: bool) -> Res
         hash: HashKind::from_name(&hash).ok_or(Errno::EINVAL)?,
         limits,
         tag: mmap.then(|| name(args)),
-        verbose: args.has("verbose"),
+        verbose: args.verbosity()? > 0,
         stores: VecDeque::new(),
         stores_bytes: 0,
         stored: Vec::new(),

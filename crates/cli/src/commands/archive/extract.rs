@@ -10,7 +10,7 @@ use super::{
     unavailable,
 };
 use crate::fail::{self, Fail};
-use crate::options::{Args, Family, Parser, arg, flag, maybe};
+use crate::options::{Args, Family, Parser, arg, flag, level, maybe};
 use crate::{err, outln};
 
 static EXTRACT: Parser = Parser {
@@ -21,7 +21,7 @@ static EXTRACT: Parser = Parser {
     opts: &[
         NAME_READ,
         TAGS,
-        maybe('v', "verbose", "LEVEL", "Show filenames on stderr"),
+        level("Show filenames on stderr"),
         arg('C', "directory", "DIR", "Change to DIR before extracting"),
         flag(
             '\0',
@@ -65,7 +65,7 @@ pub(super) fn run(words: &[String], form: Form) -> i32 {
         let value = found.map_err(|error| unavailable(&args, &error))?;
         let chosen = choose(decode(&value)?, args.words.first());
         change_directory(&args)?;
-        let verbose = args.has("verbose");
+        let verbose = args.verbosity()? > 0;
         if args.has("list-only") {
             for file in chosen {
                 if verbose {
