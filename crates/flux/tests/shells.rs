@@ -192,44 +192,106 @@ fn start_up_scripts_are_not_passed_over() {
         dir=$(mktemp -d)
         printf -- '\n-- nothing\n' >$dir/empty.lua
         echo 'shell.setenv("A", "B")' >$dir/some.lua
-        run() { flux run "$@" 2>&1 | sed -n "s,$dir,DIR,g; /^fine/p; s,.*FATAL: ,,p"; }
+        run() { flux run "$@" 2>&1 | sed -n "s,$dir,DIR,g; /^fine/p; /^B/p; s,.*FATAL: ,,p"; }
         run -o initrc=/dev/null -o userrc=$dir/empty.lua echo fine
-        run -o initrc=$dir/some.lua echo no
+        run -o initrc=$dir/some.lua printenv A
         run -o userrc=$dir/none.lua echo no
         flux setattr conf.shell_initrc $dir/some.lua
-        run echo no
+        run printenv A
         run -o initrc=/dev/null echo fine
         rm -r $dir
         "#,
         "fine\n\
-         loading rc file DIR/some.lua: Lua is not supported by this shell yet\n\
-         loading rc file DIR/none.lua: No such file or directory\n\
-         loading rc file DIR/some.lua: Lua is not supported by this shell yet\n\
+         B\n\
+         loading rc file DIR/none.lua: source DIR/none.lua: No such file or directory\n\
+         B\n\
          fine\n",
     );
 }
 
 #[test]
-fn missing_plugins_and_personalities_are_warned_of() {
+fn scripts_of_the_site_and_the_user_are_run() {
     check(
         r#"
         dir=$(mktemp -d)
-        mkdir -p $dir/lua.d/mpi
-        touch $dir/a.so $dir/lua.d/b.lua $dir/lua.d/mpi/site.lua
-        run() { flux run "$@" 2>&1 | sed "s,.*\(WARN\|FATAL\): ,,; s,$dir,DIR,g" | sort; }
-        run -o mpi=none echo fine
+        mkdir $dir/mpi $dir/plugins $dir/own
+        echo 'shell.setenv("A", "site")' >$dir/b.lua
+        echo 'shell.setenv("MPI", "site")' >$dir/mpi/site.lua
+        echo 'shell.setenv("MPI", "site 2")' >$dir/mpi/site@2.lua
+        echo 'shell.setenv("A", shell.getenv("A") .. " user")' >$dir/own/user.lua
+        export FLUX_SHELL_RC_PATH=$dir
+        run() { flux run "$@" 2>&1 | sed "s,.*\(WARN\|FATAL\): ,,; s,$dir,DIR,g"; }
+        run -o mpi=none -o userrc=$dir/own/user.lua printenv A
         run -o mpi=other true
-        FLUX_SHELL_RC_PATH=$dir run true
-        FLUX_SHELL_RC_PATH=$dir run -o mpi=site true | grep -o 'shell option.*' | head -n1
-        flux setattr conf.shell_pluginpath $dir
-        run true
+        run -o mpi=site printenv MPI A
+        run -o mpi=site@2 printenv MPI
+        touch $dir/plugins/a.so
+        flux setattr conf.shell_pluginpath $dir/plugins
+        run true | head -n 1
         rm -r $dir
         "#,
-        "fine\n\
+        "site user\n\
          mpi=other: there is no such MPI personality\n\
-         DIR/lua.d/b.lua: Lua is not supported by this shell yet\n\
-         shell option 'mpi=site' is not supported by this shell yet\n\
-         DIR/a.so: plugins are not supported by this shell yet\n",
+         site\n\
+         site\n\
+         site 2\n\
+         loading rc file initrc.lua (built in): initrc.lua:2: plugin.load: DIR/plugins/a.so: \
+         plugins in C are not supported by this shell yet\n",
+    );
+}
+
+#[test]
+fn plugins_in_lua_follow_the_shell_and_its_tasks() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        cat >$dir/user.lua <<-'END'
+	plugin.register {
+	  name = "follow",
+	  handlers = {
+	    { topic = "*", fn = function (topic) shell.log (topic) end },
+	    { topic = "shell.init", fn = function () shell.setenv ("A", "all") end },
+	    { topic = "task.init", fn = function () task.setenv ("R", "rank " .. task.info.rank) end },
+	    { topic = "task.exec", fn = function () io.stdout:write ("first\n") end },
+	    { topic = "task.exit", fn = function () shell.log ("exit " .. task.info.exitcode) end },
+	  },
+	}
+	END
+        flux run -o userrc=$dir/user.lua sh -c 'printenv A R; exit 3' 2>&1 | sed '
+            s/.*flux-shell.0.: //'
+        rm -r $dir
+        "#,
+        "shell.init\nshell.post-init\ntask.init\ntask.fork\nshell.start\n\
+         task.exec\nfirst\nall\nrank 0\n\
+         task.exit\nexit 3\nshell.finish\nshell.tasks-complete\nshell.exit\n\
+         flux-job: task(s) exited with exit code 3\n",
+    );
+}
+
+#[test]
+fn plugins_in_lua_end_jobs() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        try() {
+            echo "plugin.register { name = 'p', handlers = {{ topic = '$1', fn = function () $2 end }}}" \
+                >$dir/user.lua
+            flux run -o userrc=$dir/user.lua true 2>&1 | sed -n 's/.*ERROR: //p; s/.*FATAL: //p'
+        }
+        try shell.init 'return false'
+        try task.init 'error("no")' | sed "s,$dir,DIR,"
+        try shell.start 'shell.die("enough")'
+        try task.exec 'shell.die("not this")' | sed 's/host [^)]*/host H/'
+        try shell.exit 'return false'
+        rm -r $dir
+        "#,
+        "plugin 'p': shell.init failed\n\
+         shell.init: plugin(s) failed\n\
+         plugin 'p': task.init failed: DIR/user.lua:1: no\n\
+         task.init: plugin(s) failed\n\
+         enough\n\
+         task 0 (host H): not this\n\
+         plugin 'p': shell.exit failed\n",
     );
 }
 

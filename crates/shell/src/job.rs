@@ -9,6 +9,7 @@ use types::{Hostlist, IdSet, JobId};
 
 use crate::distribute;
 use crate::fatal::Fatal;
+use crate::rc::Environment;
 
 /// One shell's node.
 #[derive(Clone, Debug)]
@@ -146,11 +147,8 @@ impl Job {
                 &mut warnings,
             );
         }
-        let taskmap = taskmap(&jobspec, &nodes, &per_node)?;
-        for (rank, node) in (0..).zip(&mut nodes) {
-            node.taskids = taskmap.taskids(rank);
-        }
-        Ok(Job {
+        let taskmap = Taskmap::block(&per_node).map_err(unmappable)?;
+        let mut job = Job {
             id,
             f58,
             resources,
@@ -158,10 +156,47 @@ impl Job {
             ntasks,
             nslots: nslots as u32,
             cores_per_slot: cores_per_slot as u32,
-            taskmap,
+            taskmap: taskmap.clone(),
             warnings,
             jobspec,
-        })
+        };
+        job.set_taskmap(taskmap);
+        Ok(job)
+    }
+
+    /// Distributes the tasks as the `taskmap` option asks.
+    pub(crate) fn map_tasks(&mut self) -> Result<(), Fatal> {
+        let tasks = |node: &Node| node.taskids.len() as u32;
+        let per_node: Vec<u32> = self.nodes.iter().map(tasks).collect();
+        if let Some(taskmap) = taskmap(&self.jobspec, &self.nodes, &per_node)? {
+            self.set_taskmap(taskmap);
+        }
+        Ok(())
+    }
+
+    fn set_taskmap(&mut self, taskmap: Taskmap) {
+        for (rank, node) in (0..).zip(&mut self.nodes) {
+            node.taskids = taskmap.taskids(rank);
+        }
+        self.taskmap = taskmap;
+    }
+
+    /// Replaces all shell options.
+    pub(crate) fn set_options(&mut self, options: Value) -> Result<(), Fatal> {
+        let changed = self
+            .jobspec
+            .with_path("attributes.system.shell.options", options);
+        self.jobspec =
+            changed.map_err(|error| Fatal::new(format!("setting shell options: {error}")))?;
+        Ok(())
+    }
+
+    /// The environment the job was submitted with.
+    pub(crate) fn environment(&self) -> Environment {
+        let given = self.jobspec.environment().into_iter().flatten();
+        let variable =
+            |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        given.filter_map(variable).collect()
     }
 
     /// The number of shells.
@@ -237,13 +272,14 @@ fn trim(nodes: &mut [Node], per_node: &[u32], cores_per_slot: usize, warnings: &
     }
 }
 
-/// The map the `taskmap` option asks for.
-fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskmap, Fatal> {
-    let block = |map: Result<Taskmap, spec::taskmap::TaskmapError>| {
-        map.map_err(|error| Fatal::new(format!("failed to map tasks: {error}")))
-    };
+fn unmappable(error: spec::taskmap::TaskmapError) -> Fatal {
+    Fatal::new(format!("failed to map tasks: {error}"))
+}
+
+/// The map the `taskmap` option asks for, if that is not the one there is anyway.
+fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Option<Taskmap>, Fatal> {
     let Some(option) = jobspec.shell_option("taskmap") else {
-        return block(Taskmap::block(per_node));
+        return Ok(None);
     };
     let scheme = option.get("scheme").and_then(Value::as_str).unwrap_or("");
     let value = option.get("value").and_then(Value::as_str);
@@ -254,7 +290,7 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskma
             Some(value) if !value.is_empty() => Err(Fatal::new(format!(
                 "block taskmap does not accept a value (got {value})"
             ))),
-            _ => block(Taskmap::block(per_node)),
+            _ => Ok(None),
         },
         "cyclic" => {
             let stride = match value {
@@ -265,7 +301,8 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskma
                     .filter(|stride| *stride > 0)
                     .ok_or_else(|| Fatal::new(format!("invalid cyclic stride: {text}")))?,
             };
-            block(Taskmap::cyclic(per_node, stride))
+            let map = Taskmap::cyclic(per_node, stride).map_err(unmappable)?;
+            Ok(Some(map))
         }
         "hostfile" => {
             let path = value.unwrap_or_default();
@@ -289,7 +326,8 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskma
                 let text = format!("host {missing} not found in job nodelist");
                 return Err(Fatal::new(text));
             }
-            Taskmap::hostfile(&hosts, &names, per_node).map_err(|error| failed(error.to_string()))
+            let map = Taskmap::hostfile(&hosts, &names, per_node);
+            map.map(Some).map_err(|error| failed(error.to_string()))
         }
         "manual" => {
             let text = value.unwrap_or_default();
@@ -307,7 +345,7 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Taskma
                 );
                 return Err(failed(text));
             }
-            Ok(map)
+            Ok(Some(map))
         }
         _ => Err(Fatal::new(format!(
             "failed to map tasks with scheme={scheme}"

@@ -255,7 +255,16 @@ async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Re
         let code = |task: &Rc<task::Task>| task.status.get().map_or(0, subprocess::exit_code);
         shell.tasks.borrow().iter().map(code).collect()
     };
-    let code = codes.into_iter().max().unwrap_or(0);
+    let mut code = codes.into_iter().max().unwrap_or(0);
+    if shell.is_leader() {
+        shell.hook_after("shell.tasks-complete", None);
+    }
+    if !shell.hook_after("shell.exit", None) {
+        code = code.max(1);
+    }
+    if let Some(fatal) = shell.fatal.take() {
+        return Err(fatal);
+    }
     shell.log.debug(format!("exit {code}"));
     let synced = shell.store.sync().await;
     synced.map_err(|error| Fatal::call("kvs.commit", &error))?;

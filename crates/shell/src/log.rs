@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::panic::Location;
 use std::rc::Rc;
 
@@ -23,6 +24,19 @@ pub(crate) enum Level {
 }
 
 impl Level {
+    /// The level of a number; numbers that mean nothing have none.
+    pub(crate) fn from_number(number: i32) -> Option<Level> {
+        Some(match number {
+            0 => Level::Fatal,
+            3 => Level::Error,
+            4 => Level::Warn,
+            5 => Level::Notice,
+            6 => Level::Debug,
+            7 => Level::Trace,
+            _ => return None,
+        })
+    }
+
     fn label(self) -> &'static str {
         match self {
             Level::Fatal => "FATAL: ",
@@ -33,6 +47,13 @@ impl Level {
             Level::Trace => "TRACE: ",
         }
     }
+}
+
+/// Where in a program or script a message comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) line: u32,
 }
 
 type Sink = Rc<dyn Fn(Map<String, Value>)>;
@@ -95,13 +116,36 @@ impl Log {
         *self.file.borrow_mut() = Some(file);
     }
 
+    /// Sends lines to standard error from now on: this process is about to become a task.
+    pub(crate) fn set_direct(&self) {
+        match std::io::stderr().as_fd().try_clone_to_owned() {
+            Ok(fd) => self.set_file(Rc::new(fd.into())),
+            Err(error) => self.error(types::Errno::from_io(&error).to_string()),
+        }
+    }
+
     /// Logs a message of a component.
     #[track_caller]
     pub(crate) fn write(&self, level: Level, component: Option<&str>, message: &str) {
+        let caller = Location::caller();
+        let place = Place {
+            file: caller.file(),
+            line: caller.line(),
+        };
+        self.write_at(level, component, place, message);
+    }
+
+    /// Logs a message of a component from this place.
+    pub(crate) fn write_at(
+        &self,
+        level: Level,
+        component: Option<&str>,
+        place: Place<'_>,
+        message: &str,
+    ) {
         if level > self.max.get() {
             return;
         }
-        let place = Location::caller();
         let mut message = message.to_owned();
         if message.len() > MESSAGE_MAX {
             let cut = (0..MESSAGE_MAX)
@@ -116,7 +160,7 @@ impl Log {
         let file = self.file.borrow().clone();
         let sink = self.sink.borrow().clone();
         let Some(rank) = self.rank.get() else {
-            let (file, line) = (place.file(), place.line());
+            let Place { file, line } = place;
             let label = level.label();
             types::complain!("flux-shell: {label}{prefix}{file}:{line}: {message}");
             return;
@@ -134,8 +178,8 @@ impl Log {
             context.insert("component".into(), component.into());
         }
         context.insert("message".into(), message.into());
-        context.insert("file".into(), place.file().into());
-        context.insert("line".into(), json!(place.line()));
+        context.insert("file".into(), place.file.into());
+        context.insert("line".into(), json!(place.line));
         match sink {
             Some(sink) => sink(context),
             None => self.held.borrow_mut().push(context),

@@ -1,7 +1,6 @@
 //! The running shell: what its parts share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use client::Client;
@@ -24,6 +23,7 @@ use crate::mustache::Scope;
 use crate::output::{Dest as OutputDest, Output, Stream};
 use crate::pmi::Pmi;
 use crate::pty::Ptys;
+use crate::rc::{Current, Environment, Extensions};
 use crate::store::{Store, key};
 use crate::task::Task;
 
@@ -58,7 +58,9 @@ pub(crate) struct Shell {
     pub(crate) store: Rc<Store>,
     pub(crate) tmpdir: TmpDir,
     /// The environment all tasks share.
-    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) env: RefCell<Environment>,
+    /// Scripts and plugins, if the job has any.
+    pub(crate) extensions: Option<Extensions>,
     pub(crate) output: Output,
     pub(crate) input: Input,
     /// How long the job goes on after its first task's end.
@@ -112,6 +114,33 @@ impl Shell {
             shell_rank: Some(self.rank),
             task,
         }
+    }
+
+    /// Tells the plugins of a topic, if there are any, and of the task it is about.
+    ///
+    /// Errors: one of them failed.
+    pub(crate) fn hook(&self, topic: &str, task: Option<&mut Current>) -> Result<(), Fatal> {
+        let Some(extensions) = &self.extensions else {
+            return Ok(());
+        };
+        match extensions.call(topic, &self.env, task)? {
+            true => Ok(()),
+            false => Err(Fatal::new(format!("{topic}: plugin(s) failed"))),
+        }
+    }
+
+    /// Tells the plugins of something that has happened. What fails is only logged; that a plugin
+    /// ends the job is heeded. Returns whether they are content.
+    pub(crate) fn hook_after(&self, topic: &str, task: Option<&mut Current>) -> bool {
+        let Some(extensions) = &self.extensions else {
+            return true;
+        };
+        extensions
+            .call(topic, &self.env, task)
+            .unwrap_or_else(|fatal| {
+                self.die(fatal);
+                false
+            })
     }
 
     /// Ends the shell from within a task of its own.

@@ -4,7 +4,6 @@
 //! prepared while they travel.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,6 +29,7 @@ use crate::mustache::Scope;
 use crate::output::{Config, Output};
 use crate::pmi::Pmi;
 use crate::pty::Ptys;
+use crate::rc::Environment;
 use crate::shell::{Attributes, Shell};
 use crate::stage_in::StageIn;
 use crate::store::{Store, key};
@@ -67,7 +67,7 @@ pub(crate) async fn set_up(
     );
     let mut attributes = Asked::new(&handle);
     let (jobspec, resources) = job_data(&handle, id).await?;
-    let job = make_job(id, jobspec, resources)?;
+    let mut job = make_job(id, jobspec, resources)?;
     let rank: u32 = number(&attributes.required("rank").await?)?;
     handle.set_rank(Rank(rank));
     let shell_rank = job.nodes.iter().position(|node| node.broker_rank == rank);
@@ -76,9 +76,6 @@ pub(crate) async fn set_up(
         as u32;
     log.hold(shell_rank);
     log.set_verbosity(verbosity(&job));
-    refuse_missing(&job)?;
-    // Read when the job ends, which is late to say that it is wrong.
-    crate::rexec_timeout(&job)?;
 
     let owner = attributes.get("security.owner").await;
     let level = attributes.get("instance-level").await;
@@ -94,14 +91,33 @@ pub(crate) async fn set_up(
             .await
             .unwrap_or_default(),
     };
+    let owner_uid = owner.and_then(|owner| owner.parse().ok());
     let attributes = Attributes {
-        is_owner: owner.and_then(|owner| owner.parse().ok()) == Some(uid),
+        is_owner: owner_uid == Some(uid),
         instance_level: level.and_then(|level| level.parse().ok()).unwrap_or(0),
         interface_hint: attributes.get("tbon.interface-hint").await,
     };
-    let mut warnings = job.warnings.clone();
-    warnings.extend(rc::check(&job, &site)?);
     enter_cwd(&job, shell_rank, &log);
+    let origin = rc::Origin {
+        job: &job,
+        rank: shell_rank,
+        service: &service,
+        owner: owner_uid.unwrap_or(uid),
+        log: log.clone(),
+    };
+    let extensions = rc::load(&origin, &site)?;
+    let base = match &extensions {
+        Some(extensions) => {
+            job.set_options(extensions.options())?;
+            extensions.environment()
+        }
+        None => job.environment(),
+    };
+    job.map_tasks()?;
+    let mut warnings = job.warnings.clone();
+    refuse_missing(&job)?;
+    // Read when the job ends, which is late to say that it is wrong.
+    crate::rexec_timeout(&job)?;
     let task_tmpdir = task_tmpdir(&job, &mut warnings);
     let tmpdir = make_tmpdir(&job, shell_rank, rundir, task_tmpdir.as_deref())?;
     if let Some(archive) = job.jobspec.files() {
@@ -113,7 +129,7 @@ pub(crate) async fn set_up(
             .await?;
     }
     batch::write_script(&job, &tmpdir, shell_rank == 0)?;
-    let env = environment(&job, &tmpdir, path, task_tmpdir);
+    let env = environment(&job, base, &tmpdir, path, task_tmpdir);
     let config = Config::new(&job, attributes.is_owner, &mut warnings)?;
     let namespace = format!("job-{}", id.0);
     store.set_pause_max(config.batch_timeout);
@@ -140,7 +156,8 @@ pub(crate) async fn set_up(
         log,
         store,
         tmpdir,
-        env,
+        env: RefCell::new(env),
+        extensions,
         output,
         tasks: RefCell::default(),
         running: Cell::new(0),
@@ -349,16 +366,11 @@ fn make_tmpdir(
 /// The environment all tasks share.
 fn environment(
     job: &Job,
+    mut env: Environment,
     tmpdir: &TmpDir,
     jobid_path: Option<String>,
     task_tmpdir: Option<String>,
-) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
-    for (name, value) in job.jobspec.environment().into_iter().flatten() {
-        if let Some(value) = value.as_str() {
-            env.insert(name.clone(), value.to_owned());
-        }
-    }
+) -> Environment {
     env.remove("FLUX_PROXY_REMOTE");
     let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
     if let Ok(uri) = std::env::var("FLUX_URI") {
@@ -407,12 +419,14 @@ fn write_headers(shell: &Shell) {
 /// Starts the tasks, with the events and barriers around that.
 pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     let alone = shell.size() == 1;
+    shell.hook("shell.init", None)?;
     open_files(shell)?;
     if !alone {
         // What the leader wrote must be there before any other shell goes on.
         sync(shell).await?;
         barrier(shell).await?;
     }
+    shell.hook("shell.post-init", None)?;
     if shell.is_leader() {
         let mut context = json!({
             "service": shell.service,
@@ -431,6 +445,7 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
         }
     }
     task::start_all(shell)?;
+    shell.hook("shell.start", None)?;
     if !alone {
         barrier(shell).await?;
         if !shell.is_leader()

@@ -2,12 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use spec::stdio::StreamData;
-use subprocess::{BUFFER_DEFAULT, Command, Input, Process, Stdio, describe_status, exit_code};
+use subprocess::{
+    BUFFER_DEFAULT, BeforeExec, Command, Input, Process, Stdio, describe_status, exit_code,
+};
 use types::Errno;
 
 use crate::fatal::Fatal;
@@ -15,6 +19,7 @@ use crate::input;
 use crate::log::Level;
 use crate::mustache;
 use crate::output::{Dest, Stream};
+use crate::rc::{Current, Environment};
 use crate::shell::Shell;
 use crate::store::key;
 use crate::{affinity, rlimit};
@@ -79,9 +84,9 @@ fn arguments(shell: &Shell, rank: u32, local: u32) -> Vec<OsString> {
 }
 
 /// The environment of a task.
-fn environment(shell: &Shell, rank: u32, local: u32) -> Vec<(OsString, OsString)> {
+fn environment(shell: &Shell, rank: u32, local: u32) -> Environment {
     let scope = shell.scope(Some((rank, local)));
-    let mut env = shell.env.clone();
+    let mut env = shell.env.borrow().clone();
     env.insert("FLUX_TASK_RANK".into(), rank.to_string());
     env.insert("FLUX_TASK_LOCAL_ID".into(), local.to_string());
     if let Some(Value::Object(expand)) = shell.job.option("env-expand") {
@@ -95,9 +100,35 @@ fn environment(shell: &Shell, rank: u32, local: u32) -> Vec<(OsString, OsString)
     if let Some(pmi) = &*shell.pmi.borrow() {
         pmi.set_environment(rank, &mut env);
     }
-    env.into_iter()
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect()
+    env
+}
+
+/// What plugins see of a task that is not running yet.
+fn prospect(rank: u32, local: u32, env: Environment) -> Current {
+    let info = json!({"localid": local, "rank": rank, "state": "Init"});
+    let info = info.as_object().cloned().unwrap_or_default();
+    Current { info, env }
+}
+
+/// Lets the process of a task call the plugins before it becomes the task. What keeps it from that
+/// is then to be read from the file.
+fn hook_exec(shell: &Rc<Shell>, mut current: Current) -> Result<(BeforeExec, File), Errno> {
+    current.info.insert("state".into(), "Exec".into());
+    let shell = shell.clone();
+    let pipe = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK);
+    let (read, write) = pipe.map_err(|errno| Errno(errno as i32))?;
+    let write = File::from(write);
+    let action = move || {
+        shell.log.set_direct();
+        let result = shell.hook("task.exec", Some(&mut current.clone()));
+        crate::rc::flush_streams();
+        result.map_err(|fatal| {
+            // If this fails the shell still learns that the task has not started.
+            drop((&write).write_all(fatal.message.as_bytes()));
+            Errno::ECANCELED
+        })
+    };
+    Ok((BeforeExec::new(action), File::from(read)))
 }
 
 /// Starts the local tasks.
@@ -119,14 +150,34 @@ pub(crate) fn start_all(shell: &Rc<Shell>) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// What was written before the process ended.
+fn text_in(mut file: File) -> Option<String> {
+    let mut text = Vec::new();
+    // The other end is still open here, so this ends when there is no more.
+    drop(file.read_to_end(&mut text));
+    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
 fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
     let argv = arguments(shell, rank, local);
     let scope = shell.scope(Some((rank, local)));
     let mut command = Command::new(argv.clone());
-    let env = environment(shell, rank, local);
-    let path = env.iter().find(|(name, _)| name == "PATH");
-    command.path = path.map(|(_, value)| value.clone());
-    command.env = Some(env);
+    let mut env = environment(shell, rank, local);
+    let mut refusal = None;
+    if let Some(extensions) = &shell.extensions {
+        let mut current = prospect(rank, local, env);
+        shell.hook("task.init", Some(&mut current))?;
+        if extensions.wants("task.exec") {
+            let hook = hook_exec(shell, current.clone());
+            let (action, file) = hook.map_err(|errno| Fatal::new(format!("task.exec: {errno}")))?;
+            command.before_exec = Some(action);
+            refusal = Some(file);
+        }
+        env = current.env;
+    }
+    command.path = env.get("PATH").map(OsString::from);
+    let variable = |(name, value): (String, String)| (name.into(), value.into());
+    command.env = Some(env.into_iter().map(variable).collect());
     command.own_group = !shell.job.switch("nosetpgrp");
     command.input_max = input::BUFFER_MAX;
     command.stdin = shell.input.stdio(&scope)?;
@@ -154,6 +205,9 @@ fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
         let name = argv.first().cloned().unwrap_or_default();
         let name = name.to_string_lossy();
         let host = shell.host();
+        if let Some(text) = refusal.and_then(text_in) {
+            return Fatal::new(format!("task {rank} (host {host}): {text}"));
+        }
         let text = format!("task {rank} (host {host}): start failed: {name}: {errno}");
         Fatal::new(text).with_code(match errno {
             Errno::EPERM | Errno::EACCES => 126,
@@ -182,8 +236,26 @@ fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
             shell.log.warn(format!("oom: {}", Errno::from_io(&error)));
         }
     }
+    let forked = match &shell.extensions {
+        Some(_) => shell.hook("task.fork", Some(&mut current(&task))),
+        None => Ok(()),
+    };
     tokio::task::spawn_local(follow(shell.clone(), task, process, dests));
-    Ok(())
+    forked
+}
+
+/// What plugins see of a started task.
+fn current(task: &Task) -> Current {
+    let mut info = task.info();
+    if let Some(status) = task.status.get() {
+        // Plugins are told nothing of a signal that was none, and the code the shell counts.
+        info.retain(|key, value| key != "signaled" || *value != 0);
+        info.insert("exitcode".into(), exit_code(status).into());
+    }
+    Current {
+        info,
+        env: Environment::new(),
+    }
 }
 
 /// Carries a task's output and waits for its end.
@@ -217,6 +289,9 @@ async fn follow(shell: Rc<Shell>, task: Rc<Task>, mut process: Process, dests: [
         stdin.close();
     }
     on_exit(&shell, &task);
+    if shell.extensions.is_some() {
+        shell.hook_after("task.exit", Some(&mut current(&task)));
+    }
     shell.running.set(shell.running.get() - 1);
     if shell.running.get() == 0 {
         on_all_complete(&shell);
@@ -286,6 +361,7 @@ fn on_exit(shell: &Rc<Shell>, task: &Task) {
 }
 
 fn on_all_complete(shell: &Rc<Shell>) {
+    shell.hook_after("shell.finish", None);
     if shell.is_leader() {
         shell.shells_done.borrow_mut().insert(0);
     } else {

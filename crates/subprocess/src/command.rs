@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -30,6 +31,48 @@ pub enum Stdio {
     Pipe,
     /// To this descriptor.
     Fd(OwnedFd),
+}
+
+/// What a process does before it becomes its program.
+///
+/// It runs between `fork` and `exec` in a copy of the starting process, whose other threads it does
+/// not have. An error keeps the process from starting.
+#[derive(Clone)]
+pub struct BeforeExec(Rc<dyn Fn() -> Result<(), Errno>>);
+
+impl BeforeExec {
+    /// Does this.
+    pub fn new(action: impl Fn() -> Result<(), Errno> + 'static) -> BeforeExec {
+        BeforeExec(Rc::new(action))
+    }
+
+    #[expect(unsafe_code, reason = "nothing else runs code before exec")]
+    fn attach(&self, command: &mut std::process::Command) {
+        /// What is called on the thread it comes from.
+        struct Here(BeforeExec);
+        // SAFETY: the command is spawned on the thread that makes it, and the fork is a copy of that
+        // thread alone.
+        unsafe impl Send for Here {}
+        // SAFETY: as above.
+        unsafe impl Sync for Here {}
+        impl Here {
+            fn run(&self) -> std::io::Result<()> {
+                (self.0.0)().map_err(|errno| std::io::Error::from_raw_os_error(errno.0))
+            }
+        }
+        let here = Here(self.clone());
+        // SAFETY: processes with such an action are started by programs of one thread, so that no
+        // lock can be held by one that is not copied.
+        unsafe {
+            command.pre_exec(move || here.run());
+        }
+    }
+}
+
+impl std::fmt::Debug for BeforeExec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BeforeExec")
+    }
 }
 
 /// A process to start.
@@ -59,6 +102,8 @@ pub struct Command {
     pub on_terminal: bool,
     /// Bytes its input may hold.
     pub input_max: usize,
+    /// What it does first. A fork server does not do it.
+    pub before_exec: Option<BeforeExec>,
 }
 
 /// A started process.
@@ -343,6 +388,9 @@ impl Prepared {
             crate::pty::lead_session(&mut command);
         } else if self.command.own_group {
             command.process_group(0);
+        }
+        if let Some(action) = &self.command.before_exec {
+            action.attach(&mut command);
         }
         tokio::process::Command::from(command)
             .spawn()

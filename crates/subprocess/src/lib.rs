@@ -18,7 +18,7 @@ mod pidfd;
 mod pty;
 mod server;
 
-pub use command::{Command, Process, Stdio, describe_status, exit_code, signal};
+pub use command::{BeforeExec, Command, Process, Stdio, describe_status, exit_code, signal};
 pub use input::{Full, Input};
 pub use output::{Buffering, Output, Splitter};
 pub use pty::PtyMaster;
