@@ -246,8 +246,10 @@ fn remote(uri: &str) -> Option<&str> {
 fn hang_up(pid: u32) {
     let pid = Pid::from_raw(pid.cast_signed());
     for signal in [Signal::SIGHUP, Signal::SIGCONT] {
-        if let Err(errno) = kill(pid, signal) {
-            err!("{PROG}: {signal}: {errno}");
+        match kill(pid, signal) {
+            // It noticed by itself.
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(errno) => err!("{PROG}: {signal}: {errno}"),
         }
     }
 }
