@@ -93,6 +93,12 @@ impl Dependencies {
         self.after.entry(dependency).or_default().push(waiter);
     }
 
+    /// Every job that waits for another, with that.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = (JobId, &Waiter)> {
+        let waiters = self.after.iter();
+        waiters.flat_map(|(id, waiters)| waiters.iter().map(|waiter| (*id, waiter)))
+    }
+
     /// The waiters of a job that is as far as this, each with whether it is satisfied.
     pub(crate) fn progress(&mut self, id: JobId, job: Progress) -> Vec<(Waiter, bool)> {
         let Some(waiters) = self.after.get_mut(&id) else {

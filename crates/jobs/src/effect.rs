@@ -151,6 +151,13 @@ pub enum Effect {
     },
     /// Answer a request once the events before this are durable.
     Reply(Token, Reply),
+    /// Store the resources a new job brought along, with its `submit` event.
+    StoreResources {
+        /// The job.
+        id: JobId,
+        /// The resources.
+        resources: Object,
+    },
     /// Forget these inactive jobs.
     Forget(Vec<JobId>),
     /// The states of queues changed: store them.

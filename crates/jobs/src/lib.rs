@@ -6,6 +6,7 @@
 //! - [`housekeeping`]: what holds resources between jobs.
 //! - [`Record`] and [`history`]: inactive jobs in memory and in store.
 //! - [`policy`] and [`RequireInstance`]: what sites demand of jobs and fill in.
+//! - [`plugins`]: what of all this can be turned off and on.
 //! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
 //!
 //! Nothing here knows a clock, a socket or a task: callers hand in times and carry out
@@ -17,6 +18,7 @@ pub mod fold;
 pub mod history;
 pub mod housekeeping;
 pub mod list;
+pub mod plugins;
 pub mod policy;
 pub mod queues;
 pub mod slice;

@@ -21,6 +21,7 @@ use crate::depend::{Dependencies, Progress};
 use crate::fold::{Fold, FoldError, State};
 use crate::housekeeping::Origin;
 use crate::past::Past;
+use crate::plugins::{Plugin, Plugins};
 use crate::policy::Policy;
 use crate::queues::Queues;
 use crate::update::{update_jobspec, update_resources};
@@ -155,6 +156,7 @@ pub struct Jobs {
     pub(crate) history: BTreeMap<UserId, BTreeSet<JobId>>,
     pub(crate) queues: Queues,
     pub(crate) policy: Policy,
+    pub(crate) plugins: Plugins,
     pub(crate) dependencies: Dependencies,
     pub(crate) alloc: AllocQueue,
     pub(crate) zombies: BTreeMap<JobId, (bool, String)>,
@@ -277,8 +279,8 @@ impl Jobs {
         });
     }
 
-    /// Posts an event of any kind. Errors: `ENOENT`; `EINVAL` for one that cannot follow what the
-    /// eventlog has: once written, it would make the log unreadable.
+    /// Posts an event of any kind. Errors: `ENOENT`; `ENOSYS` without the plugin; `EINVAL` for one
+    /// that cannot follow what the eventlog has: once written, it would make the log unreadable.
     pub fn post_event(
         &mut self,
         now: f64,
@@ -286,6 +288,7 @@ impl Jobs {
         entry: Entry,
         out: &mut Effects,
     ) -> Result<(), Refusal> {
+        self.plugins.require(Plugin::PostEvent)?;
         let Some(job) = self.active.get(&id) else {
             return Err(Refusal::new(Errno::ENOENT, ""));
         };
@@ -405,8 +408,11 @@ impl Jobs {
                 self.withdraw(id, before.1, out);
                 self.prioritize(now, id);
             }
-            "priority" => self.on_priority(id, before, out),
-            "alloc" | "prolog-finish" if state == State::Run => self.start(now, id, out),
+            "priority" => self.on_priority(now, id, before, out),
+            "alloc" if state == State::Run => self.start_checked(now, id, out),
+            "prolog-finish" if state == State::Run => self.start(now, id, out),
+            "free" => self.note_free(id),
+            "exception" if !job.fold.has_resources => self.forget_held(),
             "start" => self.progress(now, id),
             "resource-update" if state == State::Run => {
                 let expiration = job.expiration();
@@ -422,25 +428,36 @@ impl Jobs {
         }
     }
 
-    /// Gives a job its priority: that of its urgency.
+    /// Gives a job its priority: what plugins say, except for urgencies that leave no choice.
     pub(crate) fn prioritize(&mut self, now: f64, id: JobId) {
         let Some(job) = self.active.get(&id) else {
             return;
         };
         let priority = match job.fold.urgency {
             URGENCY_MAX => PRIORITY_MAX,
-            urgency => urgency.max(0) as u32,
+            ..=0 => 0,
+            _ => match self.plugin_priority(job) {
+                Some(priority) => priority,
+                None => return,
+            },
         };
         self.post(id, event::priority(now, priority));
     }
 
-    fn on_priority(&mut self, id: JobId, before: (State, Option<u32>), out: &mut Effects) {
+    fn on_priority(
+        &mut self,
+        now: f64,
+        id: JobId,
+        before: (State, Option<u32>),
+        out: &mut Effects,
+    ) {
         let Some(job) = self.active.get_mut(&id) else {
             return;
         };
         let new = job.fold.priority.unwrap_or(0);
         let old = before.1.unwrap_or(0);
         match job.alloc {
+            Alloc::Idle if job.fold.bypass && new > 0 => self.bypass(now, id),
             Alloc::Idle => self.enqueue(id),
             Alloc::Queued | Alloc::Pending if new == 0 => self.withdraw(id, Some(old), out),
             Alloc::Queued if old != new => self.alloc.reorder(old, new, id),
@@ -528,6 +545,13 @@ impl Jobs {
         if let Some(id) = self.alloc.to_withdraw() {
             let priority = self.active.get(&id).and_then(|job| job.fold.priority);
             self.withdraw(id, priority, out);
+        }
+    }
+
+    /// Starts a job unless it has been given what others have.
+    fn start_checked(&mut self, now: f64, id: JobId, out: &mut Effects) {
+        if self.check_alloc(now, id) {
+            self.start(now, id, out);
         }
     }
 

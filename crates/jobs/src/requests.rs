@@ -5,6 +5,7 @@ use types::{Cred, Errno, JobId, UserId, describe_signal};
 use crate::alloc::Alloc;
 use crate::fold::{Fold, State};
 use crate::manager::Job;
+use crate::plugins::Plugin;
 use crate::update::update_jobspec;
 use crate::{
     Attachment, Effect, Effects, Jobs, Object, Refusal, Reply, Token, URGENCY_DEFAULT, URGENCY_MAX,
@@ -245,18 +246,21 @@ impl Jobs {
             let text = "job is immutable due to previous instance owner update";
             return refuse(Errno::EPERM, text);
         }
+        let limited = !who.is_owner() || !self.plugins.owner_may_exceed_limits();
         let running = job.fold.state >= State::Run;
         let mut queue = job.queue.as_deref();
         let mut expiration = None;
         for (key, value) in updates {
             match (key.as_str(), value) {
-                ("attributes.system.duration", value) => {
+                ("attributes.system.duration", value)
+                    if self.plugins.has(Plugin::UpdateDuration) =>
+                {
                     let duration = value.as_f64().unwrap_or(-1.0);
                     if duration < 0.0 {
                         return refuse(Errno::EINVAL, "duration must not be negative");
                     }
                     if running {
-                        if !who.is_owner() {
+                        if limited {
                             let text =
                                 "duration update of running job requires instance owner privileges";
                             return refuse(Errno::EPERM, text);
@@ -264,7 +268,9 @@ impl Jobs {
                         expiration = Some(new_expiration(self, job, now, duration)?);
                     }
                 }
-                ("attributes.system.queue", serde_json::Value::String(name)) => {
+                ("attributes.system.queue", serde_json::Value::String(name))
+                    if self.plugins.has(Plugin::UpdateQueue) =>
+                {
                     self.check_queue(job, name, running)?;
                     queue = Some(name);
                 }
@@ -273,7 +279,7 @@ impl Jobs {
                 }
             }
         }
-        if !who.is_owner() {
+        if limited && self.plugins.has(Plugin::LimitDuration) {
             let mut jobspec = (*job.jobspec).clone();
             update_jobspec(&mut jobspec, updates);
             let duration = updates
@@ -456,8 +462,9 @@ impl Jobs {
 
     // History.
 
-    /// A slice of a user's jobs, the newest first. Errors: `EINVAL`.
+    /// A slice of a user's jobs, the newest first. Errors: `EINVAL`, `ENOSYS` without the plugin.
     pub fn history(&self, userid: UserId, text: &str) -> Result<Vec<JobId>, Refusal> {
+        self.plugins.require(Plugin::History)?;
         let jobs = self.history.get(&userid);
         let count = jobs.map_or(0, std::collections::BTreeSet::len);
         let Some(indices) = slice::indices(text, count) else {

@@ -9,6 +9,7 @@ use types::{JobId, UserId};
 use crate::depend::{After, Waiter};
 use crate::fold::{Fold, State};
 use crate::manager::Job;
+use crate::plugins::Plugin;
 use crate::{Attachment, Effect, Effects, Jobs, Object, Reply, Token, event};
 
 /// A job on its way in.
@@ -53,7 +54,7 @@ impl Jobs {
         let mut errors = Vec::new();
         for job in jobs {
             let id = job.id;
-            if let Err(text) = self.submit_one(now, job) {
+            if let Err(text) = self.submit_one(now, job, out) {
                 errors.push((id, text));
             }
         }
@@ -61,7 +62,7 @@ impl Jobs {
         out.push(Effect::Reply(token, Reply::Submitted(errors)));
     }
 
-    fn submit_one(&mut self, now: f64, new: NewJob) -> Result<(), String> {
+    fn submit_one(&mut self, now: f64, new: NewJob, out: &mut Effects) -> Result<(), String> {
         if self.active.contains_key(&new.id) || self.inactive.contains_key(&new.id) {
             return Err("job id is already in use".to_owned());
         }
@@ -72,6 +73,7 @@ impl Jobs {
             .accept(job.queue.as_deref())
             .map_err(|refusal| refusal.text)?;
         self.check_limits(now, &job)?;
+        let own_resources = self.own_resources(&job)?;
         let wanted = self.parse_dependencies(&job)?;
         let id = job.id;
         self.raise_max_jobid(id);
@@ -90,6 +92,9 @@ impl Jobs {
             .any(|d| d.get("scheme").and_then(Value::as_str) == Some("after"));
         self.active.insert(id, job);
         self.post_with(id, submit, true, attachment);
+        if let Some(resources) = own_resources {
+            self.keep_own_resources(now, id, resources, out);
+        }
         for wanted in wanted {
             self.post(
                 id,
@@ -131,13 +136,16 @@ impl Jobs {
     fn check_limits(&self, now: f64, job: &Job) -> Result<(), String> {
         let queue = job.queue.as_deref();
         let duration = job.duration();
-        if self.policy.limits(queue) {
+        let plugins = &self.plugins;
+        if plugins.has(Plugin::LimitJobSize) && self.policy.limits(queue) {
             let document = Value::Object((*job.jobspec).clone());
             let jobspec = Jobspec::from_value(document).map_err(|error| error.to_string())?;
             self.policy.check_size(queue, &jobspec)?;
+        }
+        if plugins.has(Plugin::LimitDuration) {
             self.policy.check_duration(queue, duration)?;
         }
-        if self.instance_expiration > 0.0 {
+        if self.instance_expiration > 0.0 && plugins.has(Plugin::ValidateDuration) {
             let left = self.instance_expiration - now;
             if duration > left {
                 return Err(format!(
@@ -167,6 +175,15 @@ impl Jobs {
         let text = |key: &str| value.get(key).and_then(Value::as_str);
         let scheme =
             text("scheme").ok_or_else(|| format!("dependency[{at}] missing string scheme"))?;
+        let plugin = match scheme {
+            "singleton" => Plugin::DependencySingleton,
+            "begin-time" => Plugin::BeginTime,
+            _ => Plugin::DependencyAfter,
+        };
+        let unsupported = || format!("dependency scheme \"{scheme}\" not supported");
+        if !self.plugins.has(plugin) {
+            return Err(unsupported());
+        }
         match scheme {
             "singleton" => {
                 if job.name.is_none() {
@@ -193,8 +210,7 @@ impl Jobs {
             }
             _ => {}
         }
-        let after = After::from_scheme(scheme)
-            .ok_or_else(|| format!("dependency scheme \"{scheme}\" not supported"))?;
+        let after = After::from_scheme(scheme).ok_or_else(unsupported)?;
         let given = text("value").unwrap_or_default();
         let id: JobId = given
             .parse()

@@ -105,6 +105,7 @@ impl World {
                         self.asked.push(format!("expire {} {expiration}", id.0));
                     }
                     Effect::Reply(token, reply) => self.replies.push((token, reply)),
+                    Effect::StoreResources { id, .. } => self.asked.push(format!("R {}", id.0)),
                     Effect::Excepted { .. } | Effect::Forget(_) | Effect::Checkpoint => {}
                 }
             }
@@ -547,4 +548,75 @@ fn purge_takes_the_oldest() {
     world.input(|jobs, now, out| jobs.purge(now, None, Some(1), 100, true, out));
     assert_eq!(world.jobs.inactive().collect::<Vec<_>>(), [JobId(3)]);
     assert_eq!(world.jobs.history(OWNER, "[:]"), Ok(vec![JobId(3)]));
+}
+
+#[test]
+fn a_removed_plugin_does_nothing() {
+    let mut world = World::new();
+    let removed = world.jobs.remove_plugins(".priority-default");
+    assert_eq!(removed, Ok(()));
+    world.submit_spec(1, 16, 0, json!({}));
+    assert!(world.asked.is_empty(), "{:?}", world.asked);
+    world
+        .input(|jobs, now, out| jobs.load_plugin(now, ".priority-default", Object::new(), out))
+        .expect("it is known");
+    assert_eq!(world.asked, ["alloc 1 16"]);
+}
+
+#[test]
+fn plugins_are_removed_by_name_or_pattern() {
+    let mut world = World::new();
+    let builtin = world.jobs.plugins().names().count();
+    let load = |world: &mut World, name: &str| {
+        world.input(|jobs, now, out| jobs.load_plugin(now, name, Object::new(), out))
+    };
+    load(&mut world, "submit-hold.so").expect("it is known");
+    let again = load(&mut world, "submit-hold.so").expect_err("loaded");
+    assert_eq!(again.text, "submit-hold.so already loaded");
+    let unknown = load(&mut world, "none.so").expect_err("unknown");
+    assert_eq!(unknown.text, "none.so: No such plugin found");
+    world.jobs.remove_plugins("all").expect("always");
+    assert_eq!(world.jobs.plugins().names().count(), builtin);
+    world.jobs.remove_plugins("all").expect("always");
+    let missing = world.jobs.remove_plugins("s*").expect_err("removed");
+    assert_eq!(missing.text, "Failed to find plugin to remove");
+    world.jobs.remove_plugins(".*").expect("they are there");
+    assert_eq!(world.jobs.plugins().names().count(), 0);
+}
+
+#[test]
+fn submit_hold_holds_until_the_urgency_changes() {
+    let mut world = World::new();
+    world
+        .input(|jobs, now, out| jobs.load_plugin(now, "submit-hold.so", Object::new(), out))
+        .expect("it is known");
+    world.submit_spec(1, 16, 0, json!({}));
+    assert!(world.asked.is_empty(), "{:?}", world.asked);
+    world
+        .input(|jobs, now, out| jobs.set_urgency(now, cred(), JobId(1), 5, out))
+        .expect("pending");
+    assert_eq!(world.asked, ["alloc 1 5"]);
+}
+
+#[test]
+fn resources_brought_along_need_no_scheduler_and_are_checked() {
+    let mut world = World::new();
+    for name in ["alloc-bypass.so", "alloc-check.so"] {
+        world
+            .input(|jobs, now, out| jobs.load_plugin(now, name, Object::new(), out))
+            .expect("it is known");
+    }
+    world.submit_spec(1, 16, 0, json!({"alloc-bypass": {"R": r()}}));
+    assert_eq!(world.asked, ["R 1", "start 1 false"]);
+    world.submit_spec(2, 16, 0, json!({}));
+    world.input(|jobs, now, out| jobs.on_alloc(now, JobId(2), r(), None, out));
+    let last = &world.asked[2..];
+    assert_eq!(last, ["alloc 2 16", "free 2"]);
+    let note = "note:resources already allocated";
+    assert!(
+        world
+            .log
+            .iter()
+            .any(|line| line.starts_with("2 exception") && line.contains(note))
+    );
 }

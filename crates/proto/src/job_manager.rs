@@ -391,7 +391,7 @@ rpc! {
 }
 
 /// Loads, removes or lists plugins.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Jobtap {
     /// A plugin to load.
     #[serde(default, skip_serializing_if = "Option::is_none")]

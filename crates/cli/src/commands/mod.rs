@@ -19,6 +19,7 @@ mod ingest;
 pub(crate) mod job;
 mod job_exec_override;
 pub(crate) mod jobs;
+pub(crate) mod jobtap;
 pub(crate) mod keygen;
 pub(crate) mod kvs;
 pub(crate) mod log;
@@ -133,6 +134,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
     ("uri", "Find the URI of an instance", uri::run),
     ("watch", "Watch the output of jobs", watch::run),
     ("hostlist", "Combine lists of hosts", hostlist::run),
+    (
+        "jobtap",
+        "Load and remove plugins of the job manager",
+        jobtap::run,
+    ),
     ("keygen", "Make a certificate for brokers", keygen::run),
     ("R", "Read, make and combine resource sets", r::run),
     ("help", "Show a manual page", version::help),

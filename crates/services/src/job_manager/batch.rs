@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jobs::Reply;
 use proto::kvs::Op;
+use serde_json::{Map, Value, json};
 use types::JobId;
 use wire::Message;
 
@@ -28,6 +29,8 @@ pub(super) struct Batch {
     pub(super) durable: Vec<JobId>,
     pub(super) replies: Vec<(Message, Reply)>,
     forgotten: Vec<JobId>,
+    /// The resources that jobs brought along.
+    resources: Vec<(JobId, String)>,
     flying: Option<Waiting>,
     /// Commits begun and done.
     begun: u64,
@@ -38,6 +41,11 @@ impl Batch {
     /// Adds a line to a job's eventlog.
     pub(super) fn append(&mut self, id: JobId, line: &str) {
         self.lines.entry(id).or_default().push_str(line);
+    }
+
+    /// Stores a job's resources. An event of the job goes with them.
+    pub(super) fn put_resources(&mut self, id: JobId, resources: &Map<String, Value>) {
+        self.resources.push((id, json!(resources).to_string()));
     }
 
     /// Removes jobs.
@@ -95,6 +103,9 @@ impl Batch {
                 format!("{}.eventlog", id.kvs_path()),
                 lines.as_bytes(),
             ));
+        }
+        for (id, text) in std::mem::take(&mut self.resources) {
+            ops.push(store::put(format!("{}.R", id.kvs_path()), text.as_bytes()));
         }
         for id in &self.forgotten {
             ops.push(store::unlink(id.kvs_path()));

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use spec::config::wrong_type;
 use types::fsd;
 
-use super::housekeeping;
+use super::{housekeeping, jobtap};
 
 /// What is configured.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +20,8 @@ pub(super) struct Config {
     pub(super) stop_queues: bool,
     /// Whether guests see their own jobs only.
     pub(super) private: bool,
+    /// Plugins to remove and load when the module starts.
+    pub(super) plugins: Vec<proto::job_manager::Jobtap>,
     /// What runs on nodes after jobs.
     pub(super) housekeeping: Option<housekeeping::Config>,
 }
@@ -58,14 +60,11 @@ impl Config {
                         format!("job-manager.{key}: {}", wrong_type("true or false", value))
                     })?;
                 }
-                "plugins" if !value.is_array() => {
-                    return Err("[job-manager.plugins] config must be an array".to_owned());
-                }
-                "plugins" if value.as_array().is_some_and(Vec::is_empty) => {}
+                "plugins" => parsed.plugins = jobtap::parse_config(value)?,
                 "housekeeping" => {
                     parsed.housekeeping = Some(housekeeping::Config::parse(value, config)?);
                 }
-                "plugins" | "prolog" | "epilog" | "perilog" => {
+                "prolog" | "epilog" | "perilog" => {
                     return Err(format!(
                         "job-manager.{key} is not supported by this version"
                     ));

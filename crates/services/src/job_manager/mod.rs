@@ -7,14 +7,15 @@
 //! one commit runs is the next. A failed commit ends the module, since acknowledged jobs would be
 //! lost otherwise.
 //!
-//! Not here yet: plugins written in C, prolog and epilog. A configuration that asks
-//! for them is refused.
+//! Not here yet: plugins in files, prolog and epilog. A configuration that asks for them is
+//! refused.
 
 mod attributes;
 mod batch;
 mod config;
 mod history;
 mod housekeeping;
+mod jobtap;
 mod journal;
 mod restart;
 mod service;
@@ -146,6 +147,8 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         let _ended = sink.send(Posted::Response(message));
     });
     state.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
+    // Before there are jobs, so that those found are seen by them too.
+    state.configure_plugins()?;
     restart::load(&mut state).await?;
     state.watch_instance();
     state.watch_heartbeat(&context);
@@ -297,6 +300,7 @@ impl State {
                     self.batch.replies.push((message, reply));
                 }
             }
+            Effect::StoreResources { id, resources } => self.batch.put_resources(id, &resources),
             Effect::Forget(ids) => {
                 for id in &ids {
                     self.history.on_change(*id, self.batch.number());

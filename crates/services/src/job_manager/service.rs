@@ -8,11 +8,11 @@ use proto::job_manager as jm;
 use proto::job_manager::{
     AllocQuery, HelloJob, History, Info, JobManagerAllocQuery, JobManagerDrain,
     JobManagerExecHello, JobManagerGetattr, JobManagerGetinfo, JobManagerHistoryGet,
-    JobManagerHousekeepingKill, JobManagerIdle, JobManagerJobtap, JobManagerJobtapQuery,
-    JobManagerJournal, JobManagerJournalCancel, JobManagerKill, JobManagerKillAll, JobManagerList,
-    JobManagerMemo, JobManagerPostEvent, JobManagerPurge, JobManagerPurgeId, JobManagerQueueEnable,
-    JobManagerQueueList, JobManagerQueueStart, JobManagerQueueStatus, JobManagerRaise,
-    JobManagerRaiseAll, JobManagerResourceStatus, JobManagerSchedHello, JobManagerSchedReady,
+    JobManagerHousekeepingKill, JobManagerIdle, JobManagerJournal, JobManagerJournalCancel,
+    JobManagerKill, JobManagerKillAll, JobManagerList, JobManagerMemo, JobManagerPostEvent,
+    JobManagerPurge, JobManagerPurgeId, JobManagerQueueEnable, JobManagerQueueList,
+    JobManagerQueueStart, JobManagerQueueStatus, JobManagerRaise, JobManagerRaiseAll,
+    JobManagerResourceStatus, JobManagerSchedHello, JobManagerSchedReady,
     JobManagerSetBatchTimeout, JobManagerStats, JobManagerSubmit, JobManagerUpdate,
     JobManagerUrgency, JobManagerWait, QueueStatus, ResourceStatus,
 };
@@ -24,7 +24,7 @@ use spec::{Entry, ResourceSet};
 use types::{Errno, JobId, UserId};
 use wire::Message;
 
-use super::{Handover, Posted, State, config::Config, counts, now, restart, sched_mode};
+use super::{Handover, Posted, State, config::Config, counts, jobtap, now, restart, sched_mode};
 
 /// An update that waits for the scheduler.
 pub(super) struct PendingUpdate {
@@ -34,7 +34,7 @@ pub(super) struct PendingUpdate {
     expiration: Option<f64>,
 }
 
-fn refused(refusal: Refusal) -> RpcError {
+pub(super) fn refused(refusal: Refusal) -> RpcError {
     match refusal.text.is_empty() {
         true => refusal.errno.into(),
         false => RpcError::new(refusal.errno, refusal.text),
@@ -61,7 +61,7 @@ fn purged(state: &mut State, message: &Message, count: usize, force: bool) {
 pub(super) fn routes() -> Routes<State> {
     let routes = links(Routes::new());
     let routes = requests(routes);
-    let routes = queries(routes);
+    let routes = jobtap::routes(queries(routes));
     administration(routes)
 }
 
@@ -298,40 +298,7 @@ fn queries(routes: Routes<State>) -> Routes<State> {
             let result = state.jobs.history(request.cred().userid, &wanted.slice);
             answer(&request, result.map(|jobs| History { jobs }));
         })
-        .on::<JobManagerJobtap>(|_, request, jobtap| {
-            if jobtap.load.is_some() || jobtap.remove.is_some() {
-                let text = "plugins are not supported by this version";
-                return request.fail(RpcError::new(Errno::ENOSYS, text));
-            }
-            let plugins = BUILTINS.iter().map(|name| (*name).to_owned()).collect();
-            request.reply(&jm::Plugins { plugins });
-        })
-        .on::<JobManagerJobtapQuery>(|_, request, plugin| {
-            if !BUILTINS.contains(&plugin.name.as_str()) {
-                let text = format!("{}: plugin not found", plugin.name);
-                return request.fail(RpcError::new(Errno::ENOENT, text));
-            }
-            let mut data = Map::new();
-            data.insert("name".into(), plugin.name.into());
-            data.insert("path".into(), "builtin".into());
-            request.reply(&data);
-        })
 }
-
-/// The plugins of the reference whose work the engine does.
-const BUILTINS: &[&str] = &[
-    ".priority-default",
-    ".limit-job-size",
-    ".limit-duration",
-    ".dependency-after",
-    ".dependency-singleton",
-    ".begin-time",
-    ".validate-duration",
-    ".update-duration",
-    ".history",
-    ".post-event",
-    ".update-queue",
-];
 
 fn administration(routes: Routes<State>) -> Routes<State> {
     routes
