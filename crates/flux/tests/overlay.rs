@@ -1,22 +1,8 @@
 //! The tree of brokers as its owner sees it.
 
-use std::process::{Command, Stdio};
+mod common;
 
-/// Runs a shell script in an instance started with these options.
-fn check(options: &[&str], script: &str, expect: &str) {
-    let output = Command::new(env!("CARGO_BIN_EXE_flux"))
-        .arg("start")
-        .args(options)
-        .args(["sh", "-c", script])
-        .env_remove("FLUX_URI")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program was built");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(stdout, expect, "{script}\n{stderr}");
-    assert!(output.status.success(), "{script}\n{stderr}");
-}
+use common::check_in as check;
 
 #[test]
 fn a_silent_broker_is_torpid_until_it_speaks() {

@@ -37,9 +37,9 @@ mod local {
 /// How bad a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// A process's standard output, and good ends.
+    /// A process's standard output, and its end.
     Info,
-    /// A process's standard error, and bad ends.
+    /// A process's standard error, and what goes wrong with it.
     Error,
 }
 

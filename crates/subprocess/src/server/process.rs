@@ -242,9 +242,10 @@ impl Running {
             input.close();
         }
         if full {
+            let errno = Errno::ENOSPC;
             self.fail_client(&RpcError::new(
-                Errno::ENOSPC,
-                format!("internal fatal error: {} buffer full", data.stream),
+                errno,
+                format!("internal fatal error: {errno}"),
             ));
             // It may have ended on its own by now.
             drop(self.signal(libc::SIGKILL));
@@ -413,14 +414,9 @@ impl Running {
                 0 => format!("Exit {}", (status >> 8) & 0xff),
                 signal => format!("Killed by signal {signal}"),
             };
-            let level = if status == 0 {
-                Level::Info
-            } else {
-                Level::Error
-            };
             let label = label.unwrap_or_default();
             let text = format!("{label}{}[{}]: {end}", self.program(), self.pid);
-            server.host.log(level, &text);
+            server.host.log(Level::Info, &text);
         }
     }
 
