@@ -210,9 +210,7 @@ impl Modules {
 pub(crate) async fn load(broker: &Rc<Broker>, program: Program) -> Result<(), RpcError> {
     let name = program.name.as_str();
     if broker.modules.entries.borrow().contains_key(name) {
-        let errno = Errno::EEXIST;
-        let text = format!("{name}: module is already loaded: {errno}");
-        return Err(RpcError::new(errno, text));
+        return Err(Errno::EEXIST.into());
     }
     let (inbox, inbox_rx) = mpsc::unbounded_channel();
     let peer = Rc::new(ModulePeer {

@@ -313,10 +313,23 @@ impl Parser {
                 err!("Try `{} --help' for more information.", self.name);
                 1
             }
-            Family::P | Family::Submit => {
-                self.usage_error(&format!("unrecognized arguments: {word}"))
-            }
+            Family::P | Family::Submit => self.unrecognized(&[word.to_owned()]),
         }
+    }
+
+    /// Complains about words a command does not take and returns the exit status. With argparse it
+    /// is the program that finds them, not its subcommand.
+    pub(crate) fn unrecognized(&self, words: &[String]) -> i32 {
+        let program = match self.name.split_once(' ') {
+            Some((program, _)) if program.starts_with("flux-") => program,
+            _ => self.name,
+        };
+        err!("{}", self.usage_text());
+        err!(
+            "{program}: error: unrecognized arguments: {}",
+            words.join(" ")
+        );
+        2
     }
 
     /// Complains about wrong words and returns the exit status.

@@ -55,7 +55,7 @@ fn without_input_commands_read_its_end() {
 #[test]
 fn background_processes_are_attached_to() {
     check(
-        "flux exec --bg --label=one sleep inf | sed 's/: .*/: PID/'
+        "flux exec --bg --waitable --label=one sleep inf | sed 's/: .*/: PID/'
          flux exec --attach one 2>&1 & attached=$!
          flux sproc kill 15 one
          wait $attached; echo $?

@@ -70,7 +70,7 @@ fn bad_loaders_are_named() {
          flux-module: load ./hand.so: loader (/bin/true) exited with exit code 0 but did not report module status\n\
          flux-module: load ./hand.so: loader (/no/such) failed: No such file or directory\n\
          flux-module: load hand: module loader may only be specified with module path\n\
-         flux-module: ./no.so: No such file or directory\n\
+         flux-module: could not canonicalize module path './no.so': No such file or directory\n\
          flux-module: load ./hand.txt: could not determine loader from path suffix\n\
          flux-module: load nosuch: module not found in search path\n",
     );

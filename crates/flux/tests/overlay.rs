@@ -58,10 +58,11 @@ fn traces_show_messages_as_they_pass() {
         "overlay=$(mktemp) module=$(mktemp)
          flux overlay trace --rank=1 'kvs.ping' >$overlay & first=$!
          flux module trace --full --topic=kvs.ping kvs >$module & second=$!
-         until grep -q success $overlay; do flux ping -r 1 -c 1 kvs >/dev/null; done
+         passed() { grep -A 1 ' tx 1 > ' $overlay; }
+         until passed | grep -q success; do flux ping -r 1 -c 1 kvs >/dev/null; done
          until grep -q success $module; do flux ping -c 1 kvs >/dev/null; done
          kill $first $second
-         head -n 2 $overlay | cut -d' ' -f2-5
+         passed | head -n 2 | cut -d' ' -f2-5
          grep -q '  \"pad\": \"\"' $module && echo payloads
          rm $overlay $module
          flux overlay trace --type=foo 2>&1 || flux module trace --delta 2>&1 || true",

@@ -244,7 +244,7 @@ fn modules_name_the_option_they_refuse() {
          on the fly: Invalid argument\n\
          flux-module: load content-sqlite: Invalid argument: journal_mode=wal\n\
          flux: gc complete: marked 0, reclaimed 0 blobs (horizon epoch 0)\n\
-         flux-module: load content: content: module is already loaded: File exists\n\
+         flux-module: load content: File exists\n\
          flux-module: load content: Invalid argument: blob-size-limit=x\n",
     );
 }

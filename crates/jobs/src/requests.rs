@@ -184,12 +184,12 @@ impl Jobs {
         urgency: i32,
         out: &mut Effects,
     ) -> Result<i32, Refusal> {
+        if !(0..=URGENCY_MAX).contains(&urgency) {
+            return refuse(Errno::EINVAL, "urgency value is out of range");
+        }
         let job = self.job(id, Errno::EINVAL, "unknown job", "job is inactive")?;
         if !who.may_act_for(job.fold.userid) {
             return refuse(Errno::EPERM, "guests can only reprioritize their own jobs");
-        }
-        if !(0..=URGENCY_MAX).contains(&urgency) {
-            return refuse(Errno::EINVAL, "urgency value is out of range");
         }
         let old = job.fold.urgency;
         if !who.is_owner() && urgency > old.max(URGENCY_DEFAULT) {

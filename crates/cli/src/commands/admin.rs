@@ -63,7 +63,7 @@ fn cleanup_push(words: &[String]) -> i32 {
             .handle()
             .call::<RunAtPush>(Dest::Any, &push)
             .await
-            .map_err(|error| Fail::new(fail::python_text(&error)))?;
+            .map_err(|error| Fail::new(error.to_string()))?;
         Ok(0)
     })
 }

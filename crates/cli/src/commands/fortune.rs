@@ -61,8 +61,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         Err(status) => return status,
     };
     if !args.words.is_empty() {
-        let text = format!("unrecognized arguments: {}", args.words.join(" "));
-        return PARSER.usage_error(&text);
+        return PARSER.unrecognized(&args.words);
     }
     let category = args.get("category").unwrap_or("all");
     let texts = texts(category);

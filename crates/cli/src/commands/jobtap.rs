@@ -59,17 +59,14 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
 }
 
 /// The one word a subcommand takes.
-fn plugin(parser: &Parser, args: &Args) -> Result<String, Fail> {
+fn plugin(parser: &'static Parser, args: &Args) -> Result<String, Fail> {
     match args.words.as_slice() {
         [plugin] => Ok(plugin.clone()),
         [] => {
             let text = "the following arguments are required: plugin";
             Err(parser.usage_error(text).into())
         }
-        [_, more @ ..] => {
-            let text = format!("unrecognized arguments: {}", more.join(" "));
-            Err(parser.usage_error(&text).into())
-        }
+        [_, more @ ..] => Err(parser.unrecognized(more).into()),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use zmtp::Certificate;
+use types::Errno;
+use zmtp::{CertError, Certificate};
 
 use crate::driver::Invocation;
 use crate::err;
@@ -50,10 +51,13 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         return 0;
     };
     let written = certificate.write(Path::new(path)).map(|()| 0);
-    fail::report(
-        "flux-keygen",
-        written.map_err(|error| Fail::new(error.to_string())),
-    )
+    let failure = |error| match error {
+        CertError::Io { path, source } => {
+            Fail::of(format!("open {}", path.display()), Errno::from_io(&source))
+        }
+        other => Fail::new(other.to_string()),
+    };
+    fail::report("flux-keygen", written.map_err(failure))
 }
 
 /// What the certificate says of itself: where it is from, then what the caller adds or changes.

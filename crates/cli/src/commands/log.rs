@@ -90,7 +90,8 @@ pub(crate) fn dmesg(_: &Invocation<'_>, words: &[String]) -> i32 {
         Err(status) => return status,
     };
     if !args.words.is_empty() {
-        return DMESG.wrong_words();
+        err!("flux-dmesg: flux-dmesg accepts no free arguments");
+        return 1;
     }
     if args.has("delta") && !args.has("human") {
         err!("flux-dmesg: --delta can only be used with --human");

@@ -145,7 +145,10 @@ fn canonical(module: &str) -> Result<String, Fail> {
         return Ok(module.to_owned());
     }
     let path = Path::new(module).canonicalize();
-    let path = path.map_err(|error| Fail::of(module, Errno::from_io(&error)))?;
+    let path = path.map_err(|error| {
+        let what = format!("could not canonicalize module path '{module}'");
+        Fail::of(what, Errno::from_io(&error))
+    })?;
     Ok(path.display().to_string())
 }
 
@@ -352,7 +355,8 @@ fn debug(words: &[String]) -> i32 {
         Err(status) => return status,
     };
     let [module] = args.words.as_slice() else {
-        return DEBUG.wrong_words();
+        err!("{PROG}: flux-debug requires service argument");
+        return 1;
     };
     fail::run(PROG, async {
         let mask = |key: &str| -> Result<i32, Fail> {
@@ -382,7 +386,7 @@ fn debug(words: &[String]) -> i32 {
             .call_service::<ServiceDebug>(module, Dest::Any, &request);
         let reply = call
             .await
-            .map_err(|error| Fail::of(format!("{module}.debug"), error))?;
+            .map_err(|error| Fail::of(format!("{module}.debug"), error.errno))?;
         outln!("{:#x}", reply.flags);
         Ok(0)
     })

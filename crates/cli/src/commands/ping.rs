@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proto::broker::{Ping, ServicePing};
 use rpc::{Call, Dest, RpcError};
 use serde_json::json;
-use types::Rank;
+use types::{Errno, Rank};
 
 use crate::driver::Invocation;
 use crate::fail::{self, Fail, Outcome};
@@ -20,9 +20,19 @@ static PARSER: Parser = Parser {
     family: Family::G,
     opts: &[
         arg('r', "rank", "RANK", "Ask the service of this broker"),
-        arg('p', "pad", "N", "Send N bytes more in each request"),
+        arg(
+            'p',
+            "pad",
+            "SIZE",
+            "Send so many bytes more in each request",
+        ),
         arg('i', "interval", "N", "Seconds between requests"),
-        arg('c', "count", "N", "How many requests to send"),
+        arg(
+            'c',
+            "count",
+            "N",
+            "How many requests to send; 0, the default, for no end",
+        ),
         flag('b', "batch", "Send all requests before reading answers"),
         flag('u', "userid", "Show user and roles too"),
     ],
@@ -50,11 +60,11 @@ fn target(word: &str, rank: Option<&str>) -> Result<Target, Fail> {
     let dest = match node.as_str() {
         "any" => Dest::Any,
         "upstream" => Dest::Upstream,
-        number => Dest::Rank(Rank(
-            number
-                .parse()
-                .map_err(|_| Fail::new(format!("invalid node: {number}")))?,
-        )),
+        number => {
+            Dest::Rank(Rank(number.parse().map_err(|_| {
+                Fail::new(format!("invalid nodeid/host: '{number}'"))
+            })?))
+        }
     };
     Ok(Target {
         node,
@@ -69,8 +79,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         Err(status) => return status,
     };
     let options = (|| {
-        let pad = args.int("pad")?.unwrap_or(0);
-        let count = args.int("count")?;
+        let pad = args.size("pad", None)?.unwrap_or(0);
+        let count = args.int("count")?.unwrap_or(0);
         let interval = args.duration("interval")?.unwrap_or(1.0);
         Ok((pad, count, interval))
     })();
@@ -81,8 +91,12 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     let [word] = args.words.as_slice() else {
         return PARSER.wrong_words();
     };
-    if args.has("batch") && count.is_none() {
-        err!("flux-ping: --batch can only be used with --count");
+    let Ok(count) = u64::try_from(count) else {
+        err!("flux-ping: count must be >= 0");
+        return 1;
+    };
+    if args.has("batch") && count == 0 {
+        err!("flux-ping: --batch should only be used with --count");
         return 1;
     }
     fail::run("flux-ping", async {
@@ -96,10 +110,10 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         let session = Session {
             client: &client,
             target: &target,
-            pad: usize::try_from(pad).map_err(|_| Fail::new("pad must be >= 0"))?,
+            pad: usize::try_from(pad).map_err(|_| Fail::of("pad", Errno::EOVERFLOW))?,
             userid: args.has("userid"),
         };
-        let count = count.map_or(u64::MAX, |count| count.max(0) as u64);
+        let count = if count == 0 { u64::MAX } else { count };
         session
             .run(
                 count,
@@ -160,8 +174,8 @@ impl Session<'_> {
         let service = &self.target.service;
         let reply = reply.map_err(|error| {
             let node = match self.target.dest {
-                Dest::Rank(_) => format!("{}!", self.target.node),
-                Dest::Any | Dest::Upstream => String::new(),
+                Dest::Rank(_) | Dest::Upstream => format!("{}!", self.target.node),
+                Dest::Any => String::new(),
             };
             Fail::of(format!("{node}{service}.ping"), error.errno)
         })?;

@@ -58,7 +58,7 @@ async fn query(client: &Client, name: Option<String>) -> Result<QueueStatus, Fai
     let call = client
         .handle()
         .call::<JobManagerQueueStatus>(Dest::Any, &Queue { name });
-    Ok(call.await?)
+    call.await.map_err(|error| Fail::of("status", error))
 }
 
 fn submission_line(prefix: &str, queue: &QueueStatus) -> String {
@@ -111,6 +111,15 @@ fn named(args: &Args) -> Option<String> {
     word.or(args.get("queue")).map(str::to_owned)
 }
 
+/// Parses the words of a command that takes so many beside options.
+fn parse(parser: &'static Parser, words: &[String], most: usize) -> Result<Args, i32> {
+    let args = parser.parse(words)?;
+    match args.words.get(most..) {
+        None | Some([]) => Ok(args),
+        Some(more) => Err(parser.unrecognized(more)),
+    }
+}
+
 static STATUS: Parser = Parser {
     name: "flux-queue status",
     usage: "[-h] [-v] [queue]",
@@ -120,7 +129,7 @@ static STATUS: Parser = Parser {
 };
 
 fn status(words: &[String]) -> i32 {
-    let args = match STATUS.parse(words) {
+    let args = match parse(&STATUS, words, 1) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -164,7 +173,7 @@ enum Change {
 }
 
 fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
-    let args = match parser.parse(words) {
+    let args = match parse(parser, words, 1) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -175,7 +184,7 @@ fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
         if name.is_none() && !all {
             if names(&client).await? == [None] {
                 all = true;
-            } else {
+            } else if matches!(change, Change::Start(_)) {
                 return Err(Fail::new(
                     "Named queues are defined. Specify queues or use --all.",
                 ));
@@ -194,7 +203,7 @@ fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
                 let call = client
                     .handle()
                     .call::<JobManagerQueueEnable>(Dest::Any, &request);
-                call.await?;
+                call.await.map_err(|error| Fail::of("enable", error))?;
             }
             Change::Start(start) => {
                 let request = QueueStart {
@@ -207,7 +216,7 @@ fn change(parser: &'static Parser, change: Change, words: &[String]) -> i32 {
                 let call = client
                     .handle()
                     .call::<JobManagerQueueStart>(Dest::Any, &request);
-                call.await?;
+                call.await.map_err(|error| Fail::of("start", error))?;
             }
         }
         if !args.has("quiet") {
@@ -258,11 +267,7 @@ static WAIT: Parser = Parser {
 
 /// The options of a wait, which takes no other words.
 fn wait_args(words: &[String]) -> Result<Args, i32> {
-    let args = WAIT.parse(words)?;
-    match args.words.as_slice() {
-        [] => Ok(args),
-        words => Err(WAIT.usage_error(&format!("unrecognized arguments: {}", words.join(" ")))),
-    }
+    parse(&WAIT, words, 0)
 }
 
 /// Waits for an answer, at most as long as the command line says.
@@ -512,7 +517,7 @@ fn timelimit(value: Option<&Json>) -> Value {
 }
 
 fn list(words: &[String]) -> i32 {
-    let args = match LIST.parse(words) {
+    let args = match parse(&LIST, words, 0) {
         Ok(args) => args,
         Err(status) => return status,
     };

@@ -46,9 +46,6 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
-    if !args.words.is_empty() {
-        return PARSER.wrong_words();
-    }
     fail::run("flux", async {
         let key = args.get("test-startlog-key").unwrap_or(KEY);
         let client = fail::connect_builtin().await?;

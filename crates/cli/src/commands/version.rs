@@ -61,6 +61,15 @@ pub(crate) fn env(invocation: &Invocation<'_>, words: &[String]) -> i32 {
             _ => own,
         }
     };
+    let words = match words {
+        [marker, rest @ ..] if marker == "--" => rest,
+        [option, ..] if option.starts_with('-') => {
+            err!("flux env: unrecognized option '{option}'");
+            err!("Try `flux env --help' for more information.");
+            return 1;
+        }
+        _ => words,
+    };
     let Some((program, args)) = words.split_first() else {
         for (name, value) in invocation.environment.iter() {
             if name != "PYTHONPATH" {
@@ -73,8 +82,8 @@ pub(crate) fn env(invocation: &Invocation<'_>, words: &[String]) -> i32 {
     let mut command = Command::new(program);
     let error = driver::exec(command.args(args).env("PYTHONPATH", python_path));
     let errno = Errno::from_io(&error);
-    err!("flux: execvp {program}: {errno}");
-    if errno == Errno::ENOENT { 127 } else { 126 }
+    err!("flux: execvp ({program}): {errno}");
+    1
 }
 
 pub(crate) fn help(_: &Invocation<'_>, words: &[String]) -> i32 {

@@ -1,0 +1,31 @@
+//! `flux queue` and what it refuses.
+
+mod common;
+
+use common::check;
+
+#[test]
+fn queues_that_are_not_are_refused_by_what_was_asked() {
+    check(
+        "echo '{\"queues\":{\"batch\":{},\"debug\":{}}}' | flux config load
+         exec 2>&1
+         for what in status start stop enable disable; do flux queue $what nosuch; done
+         flux queue stop
+         flux queue disable
+         flux queue status batch debug 2>&1 | tail -1
+         flux queue list batch 2>&1 | tail -1
+         flux queue drain batch 2>&1 | tail -1
+         flux queue stop batch | tail -1",
+        "flux-queue: ERROR: status: 'nosuch' is not a valid queue\n\
+         flux-queue: ERROR: start: 'nosuch' is not a valid queue\n\
+         flux-queue: ERROR: start: 'nosuch' is not a valid queue\n\
+         flux-queue: ERROR: enable: 'nosuch' is not a valid queue\n\
+         flux-queue: ERROR: enable: 'nosuch' is not a valid queue\n\
+         flux-queue: ERROR: Named queues are defined. Specify queues or use --all.\n\
+         flux-queue: ERROR: enable: Use --all to apply this command to all queues\n\
+         flux-queue: error: unrecognized arguments: debug\n\
+         flux-queue: error: unrecognized arguments: batch\n\
+         flux-queue: error: unrecognized arguments: batch\n\
+         batch: Scheduling is stopped\n",
+    );
+}
