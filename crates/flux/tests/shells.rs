@@ -319,3 +319,21 @@ fn shells_tell_the_processes_of_a_job() {
         "sleep\nsleep\n1\n1\n",
     );
 }
+
+#[test]
+fn tasks_stop_before_they_begin_where_a_tool_wants_them() {
+    check(
+        r#"
+        id=$(flux submit -n2 -o stop-tasks-in-exec sh -c 'echo begun')
+        flux job wait-event -t 20 -p exec -m sync=true $id shell.start >/dev/null && echo started
+        for pid in $(flux job hostpids $id | sed 's/[^,]*://g; s/,/ /g'); do
+            ps -o stat=,comm= -p $pid | cut -c1,5-
+        done
+        flux job kill -s CONT $id
+        flux job attach $id
+        # What cannot be executed does not stop anything.
+        flux run -o stop-tasks-in-exec ./nosuch 2>/dev/null; echo $?
+        "#,
+        "started\nT sh\nT sh\nbegun\nbegun\n127\n",
+    );
+}

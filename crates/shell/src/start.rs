@@ -37,7 +37,7 @@ use crate::{batch, rc, task};
 
 /// Options of the reference's shell this one does not have. A job that needs one must not run
 /// without it.
-const MISSING: &[&str] = &["coprocess", "hwloc", "stop-tasks-in-exec", "sysmon"];
+const MISSING: &[&str] = &["coprocess", "hwloc", "sysmon"];
 
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
@@ -459,7 +459,11 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
         }
     }
     if shell.is_leader() {
-        let context = json!({"taskmap": shell.job.taskmap.to_wrapped()});
+        let mut context = json!({"taskmap": shell.job.taskmap.to_wrapped()});
+        if shell.job.switch(task::STOP) {
+            // The tasks wait for a tool.
+            context["sync"] = true.into();
+        }
         shell.store.add(key::EXEC, "shell.start", object(context));
         // One commit for all the beginnings, and for the ends too if they come at once; what the
         // tasks write comes later in any case.

@@ -27,6 +27,9 @@ use crate::{affinity, rlimit};
 /// How long a job goes on after its first task's end, unless told otherwise.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The option that has tasks wait for a tool before they do anything.
+pub(crate) const STOP: &str = "stop-tasks-in-exec";
+
 /// A task of this shell.
 pub(crate) struct Task {
     /// Its number in the job.
@@ -179,6 +182,7 @@ fn start(shell: &Rc<Shell>, rank: u32, local: u32) -> Result<(), Fatal> {
     let variable = |(name, value): (String, String)| (name.into(), value.into());
     command.env = Some(env.into_iter().map(variable).collect());
     command.own_group = !shell.job.switch("nosetpgrp");
+    command.stop_in_exec = shell.job.switch(STOP);
     command.input_max = input::BUFFER_MAX;
     command.stdin = shell.input.stdio(&scope)?;
     command.stdout = Stdio::Pipe;

@@ -17,7 +17,7 @@ use types::Errno;
 
 use crate::forkserver::Request;
 use crate::output::{Buffering, Output};
-use crate::{BUFFER_DEFAULT, Input, pidfd};
+use crate::{BUFFER_DEFAULT, Input, pidfd, stop};
 
 /// Where a standard stream of a process leads.
 #[derive(Debug, Default)]
@@ -104,6 +104,8 @@ pub struct Command {
     pub input_max: usize,
     /// What it does first. A fork server does not do it.
     pub before_exec: Option<BeforeExec>,
+    /// Whether it is stopped by SIGSTOP as soon as it is its program. A fork server does not do it.
+    pub stop_in_exec: bool,
 }
 
 /// A started process.
@@ -392,9 +394,18 @@ impl Prepared {
         if let Some(action) = &self.command.before_exec {
             action.attach(&mut command);
         }
-        tokio::process::Command::from(command)
+        if self.command.stop_in_exec {
+            stop::in_exec(&mut command);
+        }
+        let child = tokio::process::Command::from(command)
             .spawn()
-            .map_err(|error| Errno::from_io(&error))
+            .map_err(|error| Errno::from_io(&error))?;
+        if self.command.stop_in_exec
+            && let Some(pid) = child.id()
+        {
+            stop::leave_stopped(pid as i32)?;
+        }
+        Ok(child)
     }
 
     fn into_process(self, pid: i32, child: Child) -> Result<Process, Errno> {

@@ -17,6 +17,7 @@ mod output;
 mod pidfd;
 mod pty;
 mod server;
+mod stop;
 
 pub use command::{BeforeExec, Command, Process, Stdio, describe_status, exit_code, signal};
 pub use input::{Full, Input};
