@@ -337,3 +337,33 @@ fn tasks_stop_before_they_begin_where_a_tool_wants_them() {
         "started\nT sh\nT sh\nbegun\nbegun\n127\n",
     );
 }
+
+#[test]
+fn every_shell_tells_what_its_job_used() {
+    let two = Command::new(FLUX)
+        .args(["start", "--test-size=2", FLUX, "run", "-N2"])
+        .args(["-o", "sysmon", "true"])
+        .env_remove("FLUX_URI")
+        .output()
+        .expect("the program was built");
+    let stderr = String::from_utf8_lossy(&two.stderr);
+    for rank in 0..2 {
+        let line = format!("flux-shell[{rank}]: sysmon: loadavg-overall=");
+        assert_eq!(stderr.matches(&line).count(), 1, "{stderr}");
+    }
+    check(
+        r#"
+        for option in sysmon.period=x sysmon.badopt=1; do
+            flux run -o $option true 2>&1 | sed -n 's/.*FATAL: //p' | head -1
+        done
+        # Usage is told again and again while the tasks run.
+        id=$(flux submit -o verbose=2 -o sysmon.period=10ms sleep inf)
+        flux job wait-event -t 20 -W -p output -c 9 -m component=sysmon $id log >/dev/null
+        flux cancel $id
+        flux job attach $id 2>&1 | grep -o 'TRACE: sysmon: loadavg=' | uniq
+        "#,
+        "sysmon: sysmon.period is not a valid FSD\n\
+         sysmon: option parse error: unknown key badopt\n\
+         TRACE: sysmon: loadavg=\n",
+    );
+}

@@ -31,6 +31,7 @@ mod signals;
 mod stage_in;
 mod start;
 mod store;
+mod sysmon;
 mod task;
 
 use std::ffi::OsString;

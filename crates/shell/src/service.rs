@@ -12,7 +12,7 @@ use wire::{Kind, Message};
 
 use crate::log;
 use crate::shell::{Shell, Write};
-use crate::{input, pmi, proctable, pty, task};
+use crate::{input, pmi, proctable, pty, sysmon, task};
 
 /// Takes whatever arrives.
 pub(crate) fn on_message(shell: &Rc<Shell>, message: Message) {
@@ -24,6 +24,13 @@ pub(crate) fn on_message(shell: &Rc<Shell>, message: Message) {
 }
 
 fn on_event(shell: &Rc<Shell>, message: &Message) {
+    if message.topic_str() == sysmon::HEARTBEAT {
+        return shell
+            .sysmon
+            .borrow()
+            .iter()
+            .for_each(|sysmon| sysmon.sample());
+    }
     if !message.topic_str().ends_with(".kill") {
         return;
     }

@@ -25,6 +25,7 @@ use crate::pmi::Pmi;
 use crate::pty::Ptys;
 use crate::rc::{Current, Environment, Extensions};
 use crate::store::{Store, key};
+use crate::sysmon::Sysmon;
 use crate::task::Task;
 
 /// What the broker told at the start.
@@ -73,6 +74,8 @@ pub(crate) struct Shell {
     pub(crate) first_exit: Cell<bool>,
     pub(crate) pmi: RefCell<Option<Pmi>>,
     pub(crate) ptys: Ptys,
+    /// Where the job wants to know what it uses.
+    pub(crate) sysmon: RefCell<Option<Rc<Sysmon>>>,
     /// The processes others asked this shell to start, once one did.
     pub(crate) server: RefCell<Option<Rc<Server>>>,
     pub(crate) credits: Cell<u32>,

@@ -33,11 +33,12 @@ use crate::rc::Environment;
 use crate::shell::{Attributes, Shell};
 use crate::stage_in::StageIn;
 use crate::store::{Store, key};
+use crate::sysmon::{self, Sysmon};
 use crate::{batch, rc, task};
 
 /// Options of the reference's shell this one does not have. A job that needs one must not run
 /// without it.
-const MISSING: &[&str] = &["coprocess", "hwloc", "sysmon"];
+const MISSING: &[&str] = &["coprocess", "hwloc"];
 
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
@@ -165,6 +166,7 @@ pub(crate) async fn set_up(
         first_exit: Cell::new(false),
         pmi: RefCell::new(None),
         ptys,
+        sysmon: RefCell::default(),
         server: RefCell::new(None),
         credits: Cell::new(credits),
         credit_asked: Cell::new(false),
@@ -444,6 +446,9 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
             shell.store.flush();
         }
     }
+    if let Some(sysmon) = Sysmon::new(&shell.job, &shell.log)? {
+        begin(shell, sysmon).await?;
+    }
     task::start_all(shell)?;
     shell.hook("shell.start", None)?;
     if !alone {
@@ -472,6 +477,20 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
             false => shell.store.flush(),
         }
     }
+    Ok(())
+}
+
+/// Has usage told as the job wants it.
+async fn begin(shell: &Shell, sysmon: Rc<Sysmon>) -> Result<(), Fatal> {
+    match sysmon.period {
+        Some(period) => drop(tokio::task::spawn_local(sysmon.clone().watch(period))),
+        None => shell
+            .client
+            .subscribe(sysmon::HEARTBEAT)
+            .await
+            .map_err(|error| Fatal::call("event.subscribe", &error))?,
+    }
+    *shell.sysmon.borrow_mut() = Some(sysmon);
     Ok(())
 }
 

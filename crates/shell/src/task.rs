@@ -365,6 +365,10 @@ fn on_exit(shell: &Rc<Shell>, task: &Task) {
 }
 
 fn on_all_complete(shell: &Rc<Shell>) {
+    // Before the leader knows: once it has every shell's end, it takes no more to log.
+    if let Some(sysmon) = shell.sysmon.take() {
+        sysmon.summary();
+    }
     shell.hook_after("shell.finish", None);
     if shell.is_leader() {
         shell.shells_done.borrow_mut().insert(0);

@@ -13,6 +13,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use types::IdSet;
 
+pub mod cgroup;
 mod hwloc;
 mod xml;
 
