@@ -460,6 +460,10 @@ impl Content {
     }
 
     fn check_flushes(&mut self) {
+        let waits = |flush: &Flush| self.cache.flushed(flush.mark) == Flushed::Waiting;
+        if self.flushes.iter().all(waits) {
+            return;
+        }
         for flush in std::mem::take(&mut self.flushes) {
             match self.cache.flushed(flush.mark) {
                 Flushed::Waiting => self.flushes.push(flush),

@@ -15,8 +15,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, params};
 use spec::{BlobRef, HashKind};
 use types::Errno;
 
-/// Smaller blobs are kept as they are.
-const COMPRESS_SIZE_MIN: usize = 256;
+use super::packing::{Packer, unpack};
 
 /// The most hashes in one mark request.
 const MARK_MAX: usize = 16384;
@@ -55,6 +54,7 @@ pub(super) struct Database {
     connection: Connection,
     settings: Settings,
     epoch: i64,
+    packer: Packer,
 }
 
 /// The number for an SQLite failure.
@@ -99,6 +99,7 @@ impl Database {
             connection,
             settings,
             epoch: 0,
+            packer: Packer::default(),
         };
         database.prepare().map_err(|error| {
             let error = explain(error);
@@ -184,14 +185,7 @@ impl Database {
 
     /// As [`Database::store`], for a blob whose address is known.
     pub(super) fn store_as(&mut self, blobref: &BlobRef, blob: &[u8]) -> Result<(), RpcError> {
-        let packed;
-        let (size, object) = if blob.len() >= COMPRESS_SIZE_MIN {
-            packed = lz4_flex::block::compress(blob);
-            (blob.len() as i64, Some(&packed[..]))
-        } else {
-            // An empty blob is NULL.
-            (-1, Some(blob).filter(|blob| !blob.is_empty()))
-        };
+        let (size, object) = self.packer.pack(blob);
         self.connection
             .prepare_cached(
                 "INSERT INTO objects(hash, size, object, epoch) VALUES(?1, ?2, ?3, ?4)
@@ -458,22 +452,7 @@ fn blob(row: &Row<'_>) -> rusqlite::Result<Option<Bytes>> {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
         _ => &[],
     };
-    Ok(match row.get::<_, i64>(1)? {
-        -1 => Some(Bytes::copy_from_slice(object)),
-        size => unpack(object, size),
-    })
-}
-
-/// Unpacks a blob; `None` if it is damaged. A block cannot grow more than this when unpacked, so
-/// that a damaged length does not cost all memory.
-fn unpack(packed: &[u8], size: i64) -> Option<Bytes> {
-    const GROWTH_MAX: usize = 255;
-    let size = usize::try_from(size).ok()?;
-    if size / GROWTH_MAX > packed.len() {
-        return None;
-    }
-    let blob = lz4_flex::block::decompress(packed, size).ok()?;
-    Some(blob.into())
+    Ok(unpack(row.get(1)?, object))
 }
 
 /// Removes the file and what SQLite keeps beside it.

@@ -7,6 +7,7 @@
 //! that name and its own.
 
 mod database;
+mod packing;
 mod worker;
 
 #[cfg(test)]

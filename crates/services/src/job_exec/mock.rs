@@ -10,11 +10,12 @@ use rpc::{Call, Dest, RpcError};
 use serde_json::{Value, json};
 use spec::Entry;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use types::{JobId, fsd};
 use wire::Message;
 
 use super::job::{Answers, context, fatal_status};
+use super::moment::sleep_until;
 use super::{Control, Shared, guest};
 use crate::job_manager::now;
 use crate::store;

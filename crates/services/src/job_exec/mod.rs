@@ -15,6 +15,7 @@ mod config;
 mod guest;
 mod job;
 mod mock;
+mod moment;
 mod shells;
 mod writer;
 
