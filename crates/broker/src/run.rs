@@ -4,7 +4,7 @@
 //! the tree and the way into it ([`crate::place`]), then the states of a broker's life
 //! ([`crate::states`]).
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -110,6 +110,7 @@ async fn live(
     attrs.put("broker.boot-method", boot.method);
     describe_place(&mut attrs, &boot)?;
     let rank = boot.rank;
+    name_process(rank);
     rundir::prepare(&mut attrs, rank.0, cleanup)?;
     let topology = Rc::new(plan_tree(&mut attrs, &boot)?);
     let id = RouteId::from(attrs.get("broker.uuid").unwrap_or_default());
@@ -176,6 +177,13 @@ async fn live(
         types::complain!("flux-broker: {socket}: {error}");
     }
     Ok(code)
+}
+
+/// Has `ps` and the like tell brokers apart. Nothing depends on it.
+fn name_process(rank: Rank) {
+    if let Ok(name) = CString::new(format!("flux-broker-{rank}")) {
+        let _named = nix::sys::prctl::set_name(&name);
+    }
 }
 
 fn forward_to_parent(router: &Rc<Router>) -> Rc<dyn Fn(Bytes)> {

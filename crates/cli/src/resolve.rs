@@ -1,8 +1,10 @@
 //! Finding the URI of an instance from what people call it.
 
+mod lsf;
 mod slurm;
 
 use std::path::Path;
+use std::process::Command;
 
 use client::Client;
 use proto::job_list::{JobListId, ListId};
@@ -23,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) local: Option<bool>,
     /// Whether to wait until a job says where its instance is.
     pub(crate) wait: bool,
+    /// Whether this host is a node of the LSF job.
+    pub(crate) is_compute: bool,
 }
 
 impl Options {
@@ -30,7 +34,7 @@ impl Options {
     pub(crate) fn from_env() -> Options {
         Options {
             local: std::env::var_os("FLUX_URI_RESOLVE_LOCAL").map(|_| true),
-            wait: false,
+            ..Options::default()
         }
     }
 }
@@ -50,15 +54,14 @@ pub(crate) async fn resolve(target: &str, options: Options) -> Result<String, Fa
         "jobid" => path(argument, options).await?,
         "pid" => of_process(argument)?,
         "slurm" => slurm::uri(argument)?,
-        "lsf" => {
-            return Err(Fail::new(format!("URI scheme {scheme} is not implemented")));
-        }
+        "lsf" if options.is_compute => lsf::uri_here(argument)?,
+        "lsf" => lsf::uri(argument)?,
         _ => return Err(Fail::new(format!("No plugin for URI scheme {scheme}"))),
     };
     localized(&uri, options.local)
 }
 
-/// Takes `?local`, `?remote` and `?wait` off a target.
+/// Takes `?local`, `?remote`, `?wait` and `?is_compute` off a target.
 fn query(target: &str, mut options: Options) -> Result<(&str, Options), Fail> {
     let Some((target, words)) = target.split_once('?') else {
         return Ok((target, options));
@@ -72,6 +75,7 @@ fn query(target: &str, mut options: Options) -> Result<(&str, Options), Fail> {
         (local, _) => options.local = Some(local),
     }
     options.wait |= has("wait");
+    options.is_compute |= has("is_compute");
     Ok((target, options))
 }
 
@@ -241,6 +245,23 @@ fn is_broker(command: &[u8]) -> bool {
         Some("flux-broker" | "lt-flux-broker") => true,
         Some("flux") => words.next() == Some(b"broker"),
         _ => false,
+    }
+}
+
+/// What a command prints. Errors: why there is nothing.
+fn output_of(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(|error| format!("{name}: {}", Errno::from_io(&error)))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = said.trim().lines().last().unwrap_or_default().to_owned();
+    match why.is_empty() {
+        true => Err(format!("{name}: {}", output.status)),
+        false => Err(format!("{name}: {why}")),
     }
 }
 

@@ -58,6 +58,8 @@ const REXEC_TIMEOUT: Duration = Duration::from_secs(60);
 /// With [`forkserver::OPTION`] alone it is a fork server of shells, whose requests begin with the
 /// program's path and the command that leads here.
 pub fn shell_main(words: Vec<OsString>) -> ExitCode {
+    // For `ps` and the like; forked shells inherit it. Nothing depends on it.
+    let _named = nix::sys::prctl::set_name(c"flux-shell");
     let [_, option] = &words[..] else {
         return shell(&words).into();
     };

@@ -92,11 +92,7 @@ async fn connect(target: Option<&String>) -> Result<Client, Fail> {
     let uri = match target {
         None => None,
         Some(target) => {
-            let options = Options {
-                local: std::env::var_os("FLUX_URI_RESOLVE_LOCAL").map(|_| true),
-                wait: false,
-            };
-            let uri = resolve(target, options).await.map_err(|fail| {
+            let uri = resolve(target, Options::from_env()).await.map_err(|fail| {
                 err!("flux-uri: ERROR: {}", fail.text);
                 Fail::new(format!("failed to resolve target {target} to a Flux URI"))
             })?;

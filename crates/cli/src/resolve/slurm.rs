@@ -4,7 +4,7 @@ use std::process::Command;
 
 use types::{Errno, Hostlist};
 
-use super::of_process;
+use super::{of_process, output_of};
 use crate::fail::Fail;
 
 /// The URI of the instance that is the Slurm job `jobid`.
@@ -29,7 +29,7 @@ pub(super) fn uri(jobid: &str) -> Result<String, Fail> {
         .args(["--overlap", "-N1", "-n1", &jobid_option, &node_option])
         .arg(flux)
         .args(["uri", &format!("slurm:{jobid}")]);
-    let output = run(&mut command)
+    let output = output_of(&mut command)
         .map_err(|why| Fail::new(format!("Unable to resolve Slurm job {jobid}: {why}")))?;
     let uri = output.lines().last().unwrap_or_default().trim();
     if uri.is_empty() {
@@ -41,7 +41,7 @@ pub(super) fn uri(jobid: &str) -> Result<String, Fail> {
 
 /// Goes through the job's processes on this host, if there are any.
 fn of_local_processes(jobid: &str) -> Option<String> {
-    let listing = run(Command::new("scontrol").args(["listpids", jobid])).ok()?;
+    let listing = output_of(Command::new("scontrol").args(["listpids", jobid])).ok()?;
     pids(&listing).find_map(|pid| of_process(pid).ok())
 }
 
@@ -55,7 +55,7 @@ fn pids(listing: &str) -> impl Iterator<Item = &str> {
 
 fn first_node(jobid: &str) -> Result<String, Fail> {
     let mut command = Command::new("squeue");
-    let nodes = run(command.args(["-h", "-o", "%N", "-j", jobid])).map_err(|why| {
+    let nodes = output_of(command.args(["-h", "-o", "%N", "-j", jobid])).map_err(|why| {
         Fail::new(format!(
             "Unable to query nodelist for Slurm job {jobid}: {why}"
         ))
@@ -66,23 +66,6 @@ fn first_node(jobid: &str) -> Result<String, Fail> {
         .map_err(|_| Fail::new(format!("Slurm job {jobid}: invalid nodelist '{nodes}'")))?;
     let first = hosts.iter().next();
     first.ok_or_else(|| Fail::new(format!("Empty nodelist for Slurm job {jobid}")))
-}
-
-/// What a command prints. Errors: why there is nothing.
-fn run(command: &mut Command) -> Result<String, String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(|error| format!("{name}: {}", Errno::from_io(&error)))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let why = said.trim().lines().last().unwrap_or_default().to_owned();
-    match why.is_empty() {
-        true => Err(format!("{name}: {}", output.status)),
-        false => Err(format!("{name}: {why}")),
-    }
 }
 
 #[cfg(test)]
