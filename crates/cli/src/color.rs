@@ -15,6 +15,8 @@ pub(crate) const BOLD_RED: &str = "\x1b[1m\x1b[31m";
 pub(crate) const REVERSE_RED: &str = "\x1b[7m\x1b[31m";
 /// Bold.
 pub(crate) const BOLD: &str = "\x1b[1m";
+/// Dim.
+pub(crate) const DIM: &str = "\x1b[2m";
 /// Green.
 pub(crate) const GREEN: &str = "\x1b[32m";
 /// Bold green.

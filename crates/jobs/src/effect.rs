@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use spec::Entry;
-use types::{Errno, JobId, UserId};
+use types::{Errno, IdSet, JobId, UserId};
 
 use crate::Object;
 use crate::housekeeping::Origin;
+use crate::perilog::{Kind, Script};
 
 /// A request whose answer comes later; the caller knows which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,6 +158,36 @@ pub enum Effect {
         id: JobId,
         /// The resources.
         resources: Object,
+    },
+    /// Start a prolog or epilog. Each end is to be told with [`crate::Jobs::on_script_ended`].
+    RunScript(Box<Script>),
+    /// Tell a prolog or epilog to end.
+    KillScript {
+        /// The job.
+        id: JobId,
+        /// What it is.
+        kind: Kind,
+        /// Where.
+        ranks: IdSet,
+    },
+    /// Tell that a prolog or epilog did not end when it was told to.
+    ScriptOverdue {
+        /// The job.
+        id: JobId,
+        /// What it is.
+        kind: Kind,
+    },
+    /// Drain ranks where a prolog or epilog failed, and say so with
+    /// [`crate::Jobs::on_script_drained`].
+    DrainRanks {
+        /// The job.
+        id: JobId,
+        /// What failed.
+        kind: Kind,
+        /// Where.
+        ranks: IdSet,
+        /// Why.
+        reason: String,
     },
     /// Forget these inactive jobs.
     Forget(Vec<JobId>),

@@ -4,6 +4,7 @@
 //! - [`Jobs`]: what happens next to each job (RFC 21), with the links to the scheduler (RFC 27)
 //!   and the exec service (RFC 32).
 //! - [`housekeeping`]: what holds resources between jobs.
+//! - [`perilog`]: what sites run before a job's tasks and after them.
 //! - [`Record`] and [`history`]: inactive jobs in memory and in store.
 //! - [`policy`] and [`RequireInstance`]: what sites demand of jobs and fill in.
 //! - [`plugins`]: what of all this can be turned off and on.
@@ -18,6 +19,7 @@ pub mod fold;
 pub mod history;
 pub mod housekeeping;
 pub mod list;
+pub mod perilog;
 pub mod plugins;
 pub mod policy;
 pub mod queues;

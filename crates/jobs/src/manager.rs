@@ -21,6 +21,7 @@ use crate::depend::{Dependencies, Progress};
 use crate::fold::{Fold, FoldError, State};
 use crate::housekeeping::Origin;
 use crate::past::Past;
+use crate::perilog::{Kind, Perilog};
 use crate::plugins::{Plugin, Plugins};
 use crate::policy::Policy;
 use crate::queues::Queues;
@@ -157,6 +158,7 @@ pub struct Jobs {
     pub(crate) queues: Queues,
     pub(crate) policy: Policy,
     pub(crate) plugins: Plugins,
+    pub(crate) perilog: Perilog,
     pub(crate) dependencies: Dependencies,
     pub(crate) alloc: AllocQueue,
     pub(crate) zombies: BTreeMap<JobId, (bool, String)>,
@@ -354,6 +356,10 @@ impl Jobs {
             job.log.push_str(&line);
         }
         let name = entry.name.clone();
+        // A prolog's own failure must not end the epilog that follows it.
+        let cancels = name == "exception"
+            && entry.get_i64("severity") == Some(0)
+            && entry.get_str("type") != Some(Kind::Prolog.name());
         match (name.as_str(), &entry.context) {
             ("jobspec-update", Some(updates)) => {
                 update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
@@ -381,6 +387,9 @@ impl Jobs {
             _ => {}
         }
         self.act(now, id, &name, before, out);
+        if cancels {
+            self.cancel_scripts(now, id, out);
+        }
     }
 
     /// What follows from an event.
@@ -411,6 +420,7 @@ impl Jobs {
             "priority" => self.on_priority(now, id, before, out),
             "alloc" if state == State::Run => self.start_checked(now, id, out),
             "prolog-finish" if state == State::Run => self.start(now, id, out),
+            "finish" => drop(self.begin_script(now, id, Kind::Epilog, out)),
             "free" => self.note_free(id),
             "exception" if !job.fold.has_resources => self.forget_held(),
             "start" => self.progress(now, id),
@@ -548,9 +558,9 @@ impl Jobs {
         }
     }
 
-    /// Starts a job unless it has been given what others have.
+    /// Starts a job unless it has been given what others have, or has a prolog first.
     fn start_checked(&mut self, now: f64, id: JobId, out: &mut Effects) {
-        if self.check_alloc(now, id) {
+        if self.check_alloc(now, id) && !self.begin_script(now, id, Kind::Prolog, out) {
             self.start(now, id, out);
         }
     }
@@ -667,10 +677,11 @@ impl Jobs {
 
     /// When [`Jobs::on_time`] has something to do.
     pub fn next_time(&self) -> Option<f64> {
-        self.dependencies.next_begin()
+        let times = [self.dependencies.next_begin(), self.next_perilog_time()];
+        times.into_iter().flatten().min_by(f64::total_cmp)
     }
 
-    /// Lets begin what begins by now.
+    /// Lets begin what begins by now, and ends what takes too long.
     pub fn on_time(&mut self, now: f64, out: &mut Effects) {
         while let Some((time, id)) = self.dependencies.pop_begun(now) {
             let description = crate::submit::begin_description(time);
@@ -679,6 +690,7 @@ impl Jobs {
                 event::dependency(now, "dependency-remove", &description),
             );
         }
+        self.on_perilog_time(now, out);
         self.settle(now, out);
     }
 

@@ -177,8 +177,14 @@ impl Jobs {
                 }
                 State::Priority => self.prioritize(now, id),
                 State::Sched => self.post(id, event::plain(now, "flux-restart")),
-                State::Run => self.start(now, id, out),
-                State::Cleanup => self.clean_up(now, id, out),
+                State::Run => {
+                    self.resume_scripts(now, id, out);
+                    self.start(now, id, out);
+                }
+                State::Cleanup => {
+                    self.resume_scripts(now, id, out);
+                    self.clean_up(now, id, out);
+                }
                 State::Inactive => {}
             }
         }

@@ -227,7 +227,7 @@ impl Jobs {
     }
 
     /// What a plugin has to tell. Errors: `ENOENT`.
-    pub fn query_plugin(&self, name: &str) -> Result<Object, Refusal> {
+    pub fn query_plugin(&self, now: f64, name: &str) -> Result<Object, Refusal> {
         let plugin = Plugin::from_name(name).filter(|plugin| self.plugins.has(*plugin));
         let Some(plugin) = plugin else {
             let text = format!("{name}: plugin not found");
@@ -246,6 +246,9 @@ impl Jobs {
                 })
             });
             data.insert("dependencies".into(), waiters.collect());
+        }
+        if plugin == Perilog {
+            self.query_perilog(now, &mut data);
         }
         Ok(data)
     }

@@ -106,6 +106,20 @@ impl World {
                     }
                     Effect::Reply(token, reply) => self.replies.push((token, reply)),
                     Effect::StoreResources { id, .. } => self.asked.push(format!("R {}", id.0)),
+                    Effect::RunScript(script) => {
+                        let (name, ranks) = (script.kind.name(), &script.ranks);
+                        self.asked.push(format!("{name} {} {ranks}", script.id.0));
+                    }
+                    Effect::KillScript { id, kind, ranks } => {
+                        let name = kind.name();
+                        self.asked.push(format!("end {name} {} {ranks}", id.0));
+                    }
+                    Effect::ScriptOverdue { id, kind } => {
+                        self.asked.push(format!("leave {} {}", kind.name(), id.0));
+                    }
+                    Effect::DrainRanks { ranks, reason, .. } => {
+                        self.asked.push(format!("drain {ranks} {reason}"));
+                    }
                     Effect::Excepted { .. } | Effect::Forget(_) | Effect::Checkpoint => {}
                 }
             }
@@ -619,4 +633,168 @@ fn resources_brought_along_need_no_scheduler_and_are_checked() {
             .iter()
             .any(|line| line.starts_with("2 exception") && line.contains(note))
     );
+}
+
+mod perilog {
+    use super::*;
+    use crate::perilog::{Kind, Settings};
+
+    const PS: &str = "prolog-start{description:job-manager.prolog}";
+    const ES: &str = "epilog-start{description:job-manager.epilog}";
+
+    fn settings(per_rank: bool) -> Settings {
+        Settings {
+            command: vec!["x".into()],
+            per_rank,
+            timeout: Some(100.0),
+            kill_timeout: 10.0,
+            cancel_on_exception: true,
+        }
+    }
+
+    /// A world with a submitted job.
+    fn world(prolog: bool, epilog: bool) -> World {
+        let mut world = World::new();
+        world.input(|jobs, now, out| {
+            let loaded = jobs.load_plugin(now, "perilog.so", Object::new(), out);
+            loaded.expect("it comes with the program");
+        });
+        let (prolog, epilog) = (
+            prolog.then(|| settings(true)),
+            epilog.then(|| settings(false)),
+        );
+        world.jobs.configure_perilog("h0", prolog, epilog);
+        world.submit(1);
+        world.lines();
+        world.take_asked();
+        world
+    }
+
+    fn alloc(world: &mut World) {
+        world.input(|jobs, now, out| jobs.on_alloc(now, JobId(1), r(), None, out));
+    }
+
+    fn ended(world: &mut World, kind: Kind, status: i32) {
+        world.input(|jobs, now, out| jobs.on_script_ended(now, JobId(1), kind, 0, status, out));
+    }
+
+    fn pass(world: &mut World, seconds: f64) {
+        world.now += seconds;
+        world.input(|jobs, now, out| jobs.on_time(now, out));
+    }
+
+    #[test]
+    fn tasks_wait_for_the_prolog_and_resources_for_the_epilog() {
+        let mut world = world(true, true);
+        alloc(&mut world);
+        assert_eq!(world.take_asked(), "prolog 1 0");
+        ended(&mut world, Kind::Prolog, 0);
+        assert_eq!(world.take_asked(), "start 1 false");
+        world.input(|jobs, now, out| jobs.on_start(now, JobId(1), out));
+        world.finish(1, 0);
+        assert_eq!(world.take_asked(), "epilog 1 0");
+        ended(&mut world, Kind::Epilog, 0);
+        assert_eq!(world.take_asked(), "free 1");
+        let expect = format!(
+            "alloc | {PS} | prolog-finish{{description:job-manager.prolog,status:0}} | start | \
+             finish{{status:0}} | {ES} | release{{ranks:all,final:true}} | \
+             epilog-finish{{description:job-manager.epilog,status:0}} | free | clean"
+        );
+        assert_eq!(world.lines(), expect);
+    }
+
+    #[test]
+    fn a_prolog_that_fails_is_followed_by_the_epilog() {
+        let mut world = world(true, true);
+        alloc(&mut world);
+        ended(&mut world, Kind::Prolog, 512);
+        let asked = "prolog 1 0, epilog 1 0, drain 0 prolog failed for job \u{192}2";
+        assert_eq!(world.take_asked(), asked);
+        world.input(|jobs, now, out| jobs.on_script_drained(now, JobId(1), Kind::Prolog, out));
+        ended(&mut world, Kind::Epilog, 9);
+        assert_eq!(world.take_asked(), "free 1");
+        let expect = format!(
+            "alloc | {PS} | {ES} | exception{{type:prolog,severity:0,note:prolog exited with \
+             code=2 on h (rank 0),userid:100}} | \
+             prolog-finish{{description:job-manager.prolog,status:512}} | \
+             exception{{type:epilog,severity:2,note:epilog killed by signal 9 on h0 (rank 0),\
+             userid:100}} | epilog-finish{{description:job-manager.epilog,status:9}} | \
+             free | clean"
+        );
+        assert_eq!(world.lines(), expect);
+    }
+
+    #[test]
+    fn a_canceled_job_ends_its_prolog_and_drains_nothing() {
+        let mut world = world(true, false);
+        alloc(&mut world);
+        world.cancel(1);
+        assert_eq!(world.take_asked(), "prolog 1 0, end prolog 1 0");
+        ended(&mut world, Kind::Prolog, 15);
+        assert_eq!(world.take_asked(), "free 1");
+        assert!(!world.lines().contains("type:prolog"));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended_and_then_left_alone() {
+        let mut world = world(true, false);
+        alloc(&mut world);
+        pass(&mut world, 50.0);
+        assert_eq!(world.take_asked(), "prolog 1 0");
+        pass(&mut world, 50.0);
+        assert_eq!(world.take_asked(), "end prolog 1 0");
+        pass(&mut world, 10.0);
+        let reason = "prolog canceled then timed out for job \u{192}2";
+        assert_eq!(
+            world.take_asked(),
+            format!("leave prolog 1, drain 0 {reason}")
+        );
+        // Its end comes too late to matter.
+        ended(&mut world, Kind::Prolog, 15);
+        world.input(|jobs, now, out| jobs.on_script_drained(now, JobId(1), Kind::Prolog, out));
+        assert_eq!(world.take_asked(), "free 1");
+        let note = "note:prolog canceled then timed out on h (rank 0)";
+        let lines = world.lines();
+        assert!(lines.contains(note) && lines.ends_with("clean"), "{lines}");
+        assert_eq!(world.jobs.next_time(), None);
+    }
+
+    #[test]
+    fn nothing_is_begun_while_the_instance_ends_or_the_plugin_is_gone() {
+        let mut closed = world(true, true);
+        closed.jobs.close_perilog();
+        alloc(&mut closed);
+        assert_eq!(closed.take_asked(), "start 1 false");
+        let mut removed = world(true, true);
+        removed
+            .jobs
+            .remove_plugins("perilog.so")
+            .expect("it is loaded");
+        alloc(&mut removed);
+        assert_eq!(removed.take_asked(), "start 1 false");
+    }
+
+    #[test]
+    fn what_ran_when_the_job_manager_ended_runs_anew() {
+        let mut world = world(true, false);
+        alloc(&mut world);
+        world.take_asked();
+        let log = world.jobs.get(JobId(1)).expect("active").log.clone();
+        let entries = spec::eventlog::decode(log.as_bytes()).expect("valid");
+        let spec = object(json!({"attributes": {"system": {}}}));
+        let mut again = self::world(true, false);
+        again.jobs = Jobs::new(OWNER);
+        again.input(|jobs, now, out| {
+            jobs.exec_hello(now, out).expect("no job runs");
+            let loaded = jobs.load_plugin(now, "perilog.so", Object::new(), out);
+            loaded.expect("it comes with the program");
+            jobs.configure_perilog("h0", Some(settings(true)), None);
+            let restored = jobs.restore(JobId(1), &log, &entries, spec, Some(r()));
+            restored.expect("a valid job");
+            jobs.restored(now, out);
+        });
+        assert_eq!(again.take_asked(), "prolog 1 0");
+        ended(&mut again, Kind::Prolog, 0);
+        assert_eq!(again.take_asked(), "start 1 false");
+    }
 }

@@ -204,7 +204,10 @@ async fn try_run(
         reported_start: false,
         component: String::new(),
     };
-    job.set_expiration(set.expiration);
+    // What is to be reattached was refused above: this is the job's first start.
+    let most = job.shared.config.borrow().max_start_delay_percent;
+    let late = compensation(set.starttime, set.expiration, now(), most);
+    job.set_expiration(set.expiration + late);
     let system = |key: &str| {
         start
             .jobspec
@@ -691,5 +694,30 @@ impl Job<'_> {
                 host.log(Severity::Err, "job-exec", &format!("drain: {error}"));
             }
         });
+    }
+}
+
+/// Seconds by which a job's end moves because it starts late: the whole delay if it is more than
+/// that many percent of the job's duration.
+fn compensation(starttime: f64, expiration: f64, now: f64, percent: f64) -> f64 {
+    let (delay, duration) = (now - starttime, expiration - starttime);
+    match starttime > 0.0 && duration > 0.0 && delay > duration * percent / 100.0 {
+        true => delay,
+        false => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_jobs_are_given_the_time_they_waited() {
+        assert_eq!(compensation(100.0, 110.0, 102.0, 25.0), 0.0);
+        assert_eq!(compensation(100.0, 110.0, 103.0, 25.0), 3.0);
+        assert_eq!(compensation(100.0, 110.0, 130.0, 25.0), 30.0);
+        // No limit, and resources that do not say since when they are the job's.
+        assert_eq!(compensation(100.0, 0.0, 130.0, 25.0), 0.0);
+        assert_eq!(compensation(0.0, 110.0, 130.0, 25.0), 0.0);
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Config {
     pub(super) plugins: Vec<proto::job_manager::Jobtap>,
     /// What runs on nodes after jobs.
     pub(super) housekeeping: Option<housekeeping::Config>,
+    /// All of it, for plugins that have tables of their own.
+    pub(super) tables: Map<String, Value>,
 }
 
 impl Config {
@@ -31,6 +33,7 @@ impl Config {
     pub(super) fn parse(config: &Map<String, Value>) -> Result<Config, String> {
         let mut parsed = Config {
             policy: Policy::parse(config)?,
+            tables: config.clone(),
             ..Config::default()
         };
         parsed.private = config
@@ -63,11 +66,6 @@ impl Config {
                 "plugins" => parsed.plugins = jobtap::parse_config(value)?,
                 "housekeeping" => {
                     parsed.housekeeping = Some(housekeeping::Config::parse(value, config)?);
-                }
-                "prolog" | "epilog" | "perilog" => {
-                    return Err(format!(
-                        "job-manager.{key} is not supported by this version"
-                    ));
                 }
                 _ => {}
             }

@@ -4,21 +4,18 @@
 //! started on each rank, its output goes to the log, and resources go to the scheduler. A scheduler
 //! that is not there misses nothing: the next one is told what is still held.
 
-use std::collections::HashMap;
-
 use jobs::Object;
-use jobs::housekeeping::{Action, Ended, Housekeeping, Origin, Release};
+use jobs::housekeeping::{Action, Ended, Origin, Release};
 use module::Severity;
 use proto::job_manager::{HelloJob, HousekeepingKill};
-use proto::rexec::Command;
 use proto::sched::{Free, SchedFree};
 use rpc::{Dest, RpcError};
 use serde_json::{Map, Value, json};
 use spec::ResourceSet;
 use types::{Errno, IdSet, JobId, describe_signal, fsd};
 
-use super::{Posted, State, now};
-use crate::process::{self, Report};
+use super::scripts::{self, Script};
+use super::{State, now};
 
 /// The `[job-manager.housekeeping]` table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +70,7 @@ impl Config {
         }
         let imp = || {
             let imp = config.get("exec")?.get("imp")?.as_str()?;
-            Some([imp, "run", "housekeeping"].map(str::to_owned).to_vec())
+            Some(scripts::imp_command(imp, "housekeeping"))
         };
         parsed.command = command
             .or_else(imp)
@@ -95,28 +92,6 @@ impl Config {
         let text = "job-manager.housekeeping.use-systemd-unit is deprecated and ignored";
         self.deprecated.then_some(text)
     }
-}
-
-/// The commands that run, by job and rank.
-#[derive(Default)]
-pub(super) struct Runs {
-    pub(super) engine: Housekeeping,
-    /// Hosts by job, and the process on each rank once it is known.
-    processes: HashMap<(JobId, u32), Process>,
-}
-
-struct Process {
-    host: String,
-    pid: Option<i32>,
-    /// The signal to send once there is a process.
-    doomed: Option<i32>,
-}
-
-/// What is reported of a command.
-pub(super) struct News {
-    id: JobId,
-    rank: u32,
-    report: Report,
 }
 
 impl State {
@@ -149,30 +124,20 @@ impl State {
                 return;
             }
         };
-        let command = command(&config, &origin, &set.ranks());
+        let id = origin.id.0.to_string();
+        let command = scripts::command(&config.command, id, origin.userid, &set.ranks());
         for (rank, node) in set.nodes() {
-            let process = Process {
-                host: node.hostname.as_deref().unwrap_or_default().to_owned(),
-                pid: None,
-                doomed: None,
-            };
-            self.housekeeping
-                .processes
-                .insert((origin.id, rank), process);
-            let posts = self.posts.clone();
-            let id = origin.id;
-            let report = move |report| {
-                let news = News { id, rank, report };
-                // The module may have ended.
-                posts.send(Posted::Housekeeping(news)).is_ok()
-            };
-            let task = process::follow(self.handle.clone(), rank, command.clone(), report);
-            tokio::task::spawn_local(task);
+            let host = node.hostname.as_deref().unwrap_or_default();
+            self.start_script(
+                origin.id,
+                Script::Housekeeping,
+                (rank, host),
+                command.clone(),
+            );
         }
         let text = format!("housekeeping: {} started", origin.id.f58());
         self.log(Severity::Debug, text);
-        let engine = &mut self.housekeeping.engine;
-        engine.begin(now(), origin, set, config.release);
+        self.housekeeping.begin(now(), origin, set, config.release);
     }
 
     /// Gives resources back to the scheduler.
@@ -185,46 +150,28 @@ impl State {
         self.handle.notify::<SchedFree>(Dest::Any, &request);
     }
 
-    pub(super) fn on_housekeeping(&mut self, news: News) {
-        let News { id, rank, report } = news;
-        let Some(process) = self.housekeeping.processes.get_mut(&(id, rank)) else {
-            return;
-        };
-        let place = format!("housekeeping: {} (rank {rank}) {}", process.host, id.f58());
-        let ended = match report {
-            Report::Started(pid) => {
-                process.pid = Some(pid);
-                if let Some(signum) = process.doomed {
-                    process::kill(&self.handle, rank, pid, signum);
-                }
-                return;
-            }
-            Report::Output(io) => {
-                process::lines(&io, |severity, line| {
-                    self.host
-                        .log(severity, "job-manager", &format!("{place}: {line}"));
-                });
-                return;
-            }
-            Report::Ended(Ok(0)) => Ended::Well,
-            Report::Ended(Ok(status)) => match status & 0x7f {
+    /// The command has ended on a rank, or was not run.
+    pub(super) fn on_housekeeping_ended(
+        &mut self,
+        id: JobId,
+        rank: u32,
+        result: &Result<i32, RpcError>,
+    ) {
+        let ended = match result {
+            // What could not be run was told of already.
+            Ok(0) | Err(_) => Ended::Well,
+            Ok(status) => match status & 0x7f {
                 0 => Ended::Failed,
                 signal => Ended::Signaled(signal),
             },
-            Report::Ended(Err(error)) => {
-                let text = format!("{place}: error launching process: {error}");
-                self.log(Severity::Err, text);
-                Ended::Well
-            }
         };
-        self.housekeeping.processes.remove(&(id, rank));
-        let actions = self.housekeeping.engine.on_ended(now(), id, rank, ended);
+        let actions = self.housekeeping.on_ended(now(), id, rank, ended);
         self.keep_house(actions);
     }
 
     /// Gives back what is due.
     pub(super) fn on_housekeeping_time(&mut self) {
-        let actions = self.housekeeping.engine.on_time(now());
+        let actions = self.housekeeping.on_time(now());
         self.keep_house(actions);
     }
 
@@ -238,7 +185,7 @@ impl State {
                 return Err(RpcError::new(Errno::EPROTO, text));
             }
         };
-        let engine = &self.housekeeping.engine;
+        let engine = &self.housekeeping;
         let actions = engine.kill(kill.jobid, ranks.as_ref(), kill.signum);
         self.keep_house(actions);
         Ok(())
@@ -246,9 +193,9 @@ impl State {
 
     /// What a scheduler that starts is told of resources held here.
     pub(super) fn housekeeping_hello(&mut self, partial: bool) -> Vec<HelloJob> {
-        let actions = self.housekeeping.engine.on_hello(partial, libc::SIGTERM);
+        let actions = self.housekeeping.on_hello(partial, libc::SIGTERM);
         self.keep_house(actions);
-        let held = self.housekeeping.engine.allocations().map(|held| HelloJob {
+        let held = self.housekeeping.allocations().map(|held| HelloJob {
             id: held.origin.id,
             priority: held.origin.priority,
             userid: held.origin.userid,
@@ -262,7 +209,6 @@ impl State {
     pub(super) fn housekeeping_stats(&self) -> Value {
         let running: Map<String, Value> = self
             .housekeeping
-            .engine
             .allocations()
             .map(|held| {
                 let value = json!({
@@ -306,7 +252,9 @@ impl State {
                     let place = place(&resources);
                     self.log(Severity::Err, format!("{place} {}: {how}", id.f58()));
                 }
-                Action::Kill { id, ranks, signum } => self.signal(id, &ranks, signum),
+                Action::Kill { id, ranks, signum } => {
+                    self.signal_script(id, Script::Housekeeping, &ranks, signum);
+                }
                 Action::Complete(id) => {
                     let text = format!("housekeeping: {} complete", id.f58());
                     self.log(Severity::Debug, text);
@@ -324,40 +272,12 @@ impl State {
             }
         }
     }
-
-    fn signal(&mut self, id: JobId, ranks: &IdSet, signum: i32) {
-        for rank in ranks.iter() {
-            let Some(process) = self.housekeeping.processes.get_mut(&(id, rank)) else {
-                continue;
-            };
-            match process.pid {
-                Some(pid) => process::kill(&self.handle, rank, pid, signum),
-                None => process.doomed = Some(signum),
-            }
-        }
-    }
 }
 
 /// Where something happened, as the log says it.
 fn place(resources: &ResourceSet) -> String {
     let (hosts, ranks) = (resources.nodelist(), resources.ranks());
     format!("housekeeping: {hosts} (rank {ranks})")
-}
-
-/// The command for a job: in this broker's environment, with what tells of the job.
-fn command(config: &Config, origin: &Origin, ranks: &IdSet) -> Command {
-    let job = [
-        ("FLUX_JOB_ID", origin.id.0.to_string()),
-        ("FLUX_JOB_USERID", origin.userid.0.to_string()),
-        ("FLUX_JOB_RANKS", ranks.to_string()),
-    ];
-    let job = job.map(|(name, value)| (name.to_owned(), value));
-    let env = types::environ::text_vars().chain(job);
-    Command {
-        cmdline: config.command.clone(),
-        env: env.map(|(name, value)| (name, value.into())).collect(),
-        ..Command::default()
-    }
 }
 
 #[cfg(test)]

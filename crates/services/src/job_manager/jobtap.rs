@@ -11,8 +11,11 @@ use serde_json::Value;
 use spec::config::wrong_type;
 use types::Errno;
 
-use super::State;
 use super::service::refused;
+use super::{State, now};
+
+/// The plugin that has tables of its own.
+const PERILOG: &str = "perilog.so";
 
 /// Reads the `plugins` array. Errors are texts for people.
 pub(super) fn parse_config(value: &Value) -> Result<Vec<Jobtap>, String> {
@@ -58,7 +61,7 @@ pub(super) fn routes(routes: Routes<State>) -> Routes<State> {
             });
         })
         .on::<JobManagerJobtapQuery>(|state, request, plugin| {
-            let data = state.jobs.query_plugin(&plugin.name);
+            let data = state.jobs.query_plugin(now(), &plugin.name);
             request.reply_result(&data.map_err(refused));
         })
 }
@@ -88,6 +91,14 @@ impl State {
         loaded.map_err(|refusal| match refusal.errno {
             Errno::ENOENT if name.contains('/') && Path::new(&name).is_file() => foreign(&name),
             _ => refused(refusal),
+        })?;
+        if name != PERILOG {
+            return Ok(());
+        }
+        let tables = self.config.tables.clone();
+        self.configure_perilog(&tables).or_else(|text| {
+            self.jobs.remove_plugins(&name).map_err(refused)?;
+            Err(RpcError::new(Errno::EINVAL, text))
         })
     }
 }

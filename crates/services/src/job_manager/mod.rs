@@ -7,8 +7,7 @@
 //! one commit runs is the next. A failed commit ends the module, since acknowledged jobs would be
 //! lost otherwise.
 //!
-//! Not here yet: plugins in files, prolog and epilog. A configuration that asks for them is
-//! refused.
+//! Not here yet: plugins in files. A configuration that asks for them is refused.
 
 mod attributes;
 mod batch;
@@ -17,7 +16,9 @@ mod history;
 mod housekeeping;
 mod jobtap;
 mod journal;
+mod perilog;
 mod restart;
+mod scripts;
 mod service;
 
 pub(crate) use journal::Handover;
@@ -80,8 +81,12 @@ enum Posted {
     NoExpiration(JobId),
     /// The instance's end.
     InstanceEnd(f64),
-    /// What a housekeeping command did.
-    Housekeeping(housekeeping::News),
+    /// What a prolog, epilog or housekeeping command did.
+    Script(scripts::News),
+    /// The ranks where a prolog or epilog failed are drained.
+    Drained(JobId, jobs::perilog::Kind),
+    /// The instance ends its jobs.
+    Cleanup,
     /// A step in writing the summary of inactive jobs.
     History(history::Step),
     /// A part of the history for a follower of the journal, or the last of it.
@@ -113,7 +118,10 @@ struct State {
     exec: Option<(String, Message)>,
     /// Until when events gather.
     gathering: Option<Instant>,
-    housekeeping: housekeeping::Runs,
+    scripts: scripts::Scripts,
+    housekeeping: jobs::housekeeping::Housekeeping,
+    perilog: perilog::Config,
+    hostname: String,
     /// The union of allocated resources, until it changes.
     allocated: Option<Value>,
 }
@@ -138,7 +146,10 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         scheduler: None,
         exec: None,
         gathering: None,
-        housekeeping: housekeeping::Runs::default(),
+        scripts: scripts::Scripts::default(),
+        housekeeping: jobs::housekeeping::Housekeeping::default(),
+        perilog: perilog::Config::default(),
+        hostname: context.attr("hostname").unwrap_or_default(),
         allocated: None,
     };
     let sink = state.posts.clone();
@@ -151,6 +162,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     state.configure_plugins()?;
     restart::load(&mut state).await?;
     state.watch_instance();
+    state.watch_broker();
     state.watch_heartbeat(&context);
     let routes = service::routes();
     context.ready();
@@ -160,7 +172,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             .jobs
             .next_time()
             .into_iter()
-            .chain(state.housekeeping.engine.next_time())
+            .chain(state.housekeeping.next_time())
             .min_by(f64::total_cmp)
             .map(|time| Duration::from_secs_f64((time - now()).max(0.0)));
         tokio::select! {
@@ -301,6 +313,18 @@ impl State {
                 }
             }
             Effect::StoreResources { id, resources } => self.batch.put_resources(id, &resources),
+            Effect::RunScript(script) => self.run_script(&script),
+            Effect::KillScript { id, kind, ranks } => {
+                let script = scripts::Script::Perilog(kind);
+                self.signal_script(id, script, &ranks, libc::SIGTERM);
+            }
+            Effect::ScriptOverdue { id, kind } => self.on_overdue(id, kind),
+            Effect::DrainRanks {
+                id,
+                kind,
+                ranks,
+                reason,
+            } => self.drain(id, kind, &ranks, reason),
             Effect::Forget(ids) => {
                 for id in &ids {
                     self.history.on_change(*id, self.batch.number());
@@ -414,7 +438,11 @@ impl State {
                 }
                 self.jobs.instance_expiration = expiration;
             }
-            Posted::Housekeeping(news) => self.on_housekeeping(news),
+            Posted::Script(news) => self.on_script(news),
+            Posted::Drained(id, kind) => {
+                self.with_jobs(|jobs, now, out| jobs.on_script_drained(now, id, kind, out));
+            }
+            Posted::Cleanup => self.jobs.close_perilog(),
             Posted::History(step) => self.on_history(step),
             Posted::Backlog(listener, part) => self.journal.backlog(&self.handle, listener, part),
         }

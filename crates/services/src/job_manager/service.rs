@@ -1,5 +1,6 @@
 //! The methods of `job-manager`.
 
+use jobs::plugins::Plugin;
 use jobs::{Fold, NewJob, Refusal, Reply, Selection};
 use module::Severity;
 use proto::config::ModuleConfigReload;
@@ -385,6 +386,11 @@ fn administration(routes: Routes<State>) -> Routes<State> {
         .on::<JobManagerSetBatchTimeout>(|_, request, _| request.reply(&Empty {}))
         .on::<ModuleConfigReload>(|state, request, config| match Config::parse(&config) {
             Ok(config) => {
+                if state.jobs.plugins().has(Plugin::Perilog)
+                    && let Err(text) = state.configure_perilog(&config.tables)
+                {
+                    return request.fail(RpcError::new(Errno::EINVAL, text));
+                }
                 state.config = config.clone();
                 state.tell_housekeeping();
                 state.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
@@ -435,7 +441,7 @@ impl State {
                 union.add(&set);
             }
         }
-        for held in self.housekeeping.engine.allocations() {
+        for held in self.housekeeping.allocations() {
             union.add(&held.resources);
         }
         let value = match union.is_empty() {

@@ -142,12 +142,14 @@ pub(super) fn status(words: &[String]) -> i32 {
             if args.has("json") {
                 outln!("{}", text::compact(&Value::Object(ended.result)));
             }
-            if let Some(kind) = ended.exception.filter(|_| ended.status.is_none()) {
-                if verbose > 0 {
+            let signum = ended.status.map_or(0, |status| status & 0x7f);
+            if let Some(kind) = ended.exception {
+                // A job that never ran is spoken of by its exit code, unless more is asked for.
+                if verbose > 1 || (verbose > 0 && ended.status.is_some()) {
                     err!("{PROG}: {id}: exception type={kind}");
                 }
-            } else if code > 128 {
-                let text = signal::describe((code - 128) as i32);
+            } else if signum != 0 {
+                let text = signal::describe(signum);
                 if verbose > 0 {
                     err!("{PROG}: {id}: job shell died by signal: {text}");
                 }

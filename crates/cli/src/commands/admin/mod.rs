@@ -1,5 +1,7 @@
 //! `flux admin`: administration of the instance.
 
+mod system_scripts;
+
 use std::io::Read;
 
 use proto::broker::{RunAt, RunAtPush};
@@ -14,7 +16,7 @@ const PREFIX: &str = "flux-admin: ERROR";
 
 const SUBS: &[super::PlainSub] = &[
     ("cleanup-push", cleanup_push),
-    ("system-scripts", system_scripts),
+    ("system-scripts", system_scripts::run),
 ];
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
@@ -66,9 +68,4 @@ fn cleanup_push(words: &[String]) -> i32 {
             .map_err(|error| Fail::new(error.to_string()))?;
         Ok(0)
     })
-}
-
-fn system_scripts(_: &[String]) -> i32 {
-    crate::err!("{PREFIX}: system-scripts is not implemented: there is no prolog or epilog yet");
-    1
 }
