@@ -367,3 +367,23 @@ fn every_shell_tells_what_its_job_used() {
          TRACE: sysmon: loadavg=\n",
     );
 }
+
+#[test]
+fn a_job_that_does_not_end_is_given_up() {
+    check(
+        r#"
+        flux module reload job-exec kill-timeout=10ms max-kill-timeout=0.1s \
+            kill-signal=SIGURG term-signal=SIGURG
+        begin sleep inf
+        flux module stats job-exec | grep -c -e '"active_ranks": "0"' -e '"kill_count": 0'
+        pid=$(flux job hostpids $id | sed 's/.*://')
+        flux cancel $id
+        flux job wait-event -t 20 $id clean >/dev/null
+        flux dmesg | grep -o 'exceeded max-kill-timeout.*'
+        flux resource drain -no '{ranks} {reason}' | sed "s/$id/ID/"
+        kill $pid
+        "#,
+        "2\nexceeded max-kill-timeout. Draining active ranks\n\
+         0 unkillable user processes for job ID\n",
+    );
+}

@@ -20,6 +20,7 @@ use wire::Message;
 
 use super::barrier::Barrier;
 use super::config::signal_name;
+use super::ending::{Ending, Step};
 use super::shells::{self, Shell, ShellEvent};
 use super::writer::Writer;
 use super::{Control, Shared, guest};
@@ -30,10 +31,6 @@ use crate::store;
 const HANDOVER_BYTES_MAX: usize = 64 << 10;
 /// Longer than any job.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
-/// The longest pause between attempts to end a job.
-const KILL_PAUSE_MAX: Duration = Duration::from_secs(300);
-/// From this attempt on shells are signalled, not tasks.
-const SHELL_KILLS: u32 = 5;
 
 /// What a jobspec may say in `attributes.system.exec.bulkexec`.
 const BULK_OPTIONS: &[&str] = &[
@@ -100,13 +97,6 @@ pub(super) fn fatal_status(status: i32, wait_status: Option<i32>) -> i32 {
     }
 }
 
-/// How far the end of a job has been forced.
-struct Ending {
-    attempts: u32,
-    pause: Duration,
-    next: Instant,
-}
-
 struct Job<'a> {
     shared: &'a Shared,
     config: Rc<super::config::Config>,
@@ -122,6 +112,10 @@ struct Job<'a> {
     barrier_end: Option<Instant>,
     exit_end: Option<Instant>,
     expiration: Option<Instant>,
+    /// The same, in seconds since the epoch; 0 for none.
+    expires: f64,
+    /// How long shells may be apart at the first barrier.
+    barrier_timeout: Option<Duration>,
     ending: Option<Ending>,
     /// A fatal exception, with the status it asks for.
     failed: Option<Option<i32>>,
@@ -198,6 +192,8 @@ async fn try_run(
         barrier_end: None,
         exit_end: None,
         expiration: None,
+        expires: 0.0,
+        barrier_timeout: None,
         ending: None,
         failed: None,
         status: 0,
@@ -223,6 +219,13 @@ async fn try_run(
         job.fail("exec", &note);
         job.status = 1 << 8;
     }
+    let own_timeout = bulk.and_then(|bulk| bulk.get("barrier-timeout")?.as_f64());
+    job.barrier_timeout = match own_timeout {
+        Some(seconds) => Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|limit| !limit.is_zero()),
+        None => job.config.barrier_timeout,
+    };
     let mock = bulk.and_then(|bulk| bulk.get("mock_exception")?.as_str());
     match mock {
         _ if job.failed.is_some() => {}
@@ -352,7 +355,7 @@ impl Job<'_> {
         let mut reports = shells::start(&handle, &service, &self.shells, &Rc::new(command));
         while self.shells.iter().any(|shell| shell.status.is_none()) {
             let timers = [self.barrier_end, self.exit_end, self.expiration];
-            let kill = self.ending.as_ref().map(|ending| ending.next);
+            let kill = self.ending.as_ref().map(Ending::next);
             let due = timers.into_iter().flatten().chain(kill).min();
             let due = due.unwrap_or_else(|| Instant::now() + FOREVER);
             tokio::select! {
@@ -529,10 +532,14 @@ impl Job<'_> {
             Control::Exception { .. } | Control::Override { .. } => {}
             Control::Expiration(expiration) => self.set_expiration(expiration),
             Control::Critical(ranks) => self.critical = ranks,
+            Control::Stats(answer) => {
+                // Who asked may be gone.
+                let _gone = answer.send(self.stats());
+            }
             Control::Barrier { message, rank } => {
                 let first = self.barrier.enter(&self.shared.handle, *message, rank);
                 if first && self.barrier.passed == 0 {
-                    self.barrier_end = self.config.barrier_timeout.map(|l| Instant::now() + l);
+                    self.barrier_end = self.barrier_timeout.map(|l| Instant::now() + l);
                 } else if self.barrier.passed > 0 {
                     self.barrier_end = None;
                 }
@@ -542,6 +549,7 @@ impl Job<'_> {
 
     /// Sets the end of the job, seconds since the epoch; 0 for none.
     fn set_expiration(&mut self, expiration: f64) {
+        self.expires = expiration;
         let left = Duration::try_from_secs_f64((expiration - now()).max(0.0));
         self.expiration = match left {
             Ok(left) if expiration > 0.0 => Some(Instant::now() + left.min(FOREVER)),
@@ -563,14 +571,9 @@ impl Job<'_> {
         let text = format!("exec aborted: id={}", self.id.f58());
         self.shared.log(Severity::Debug, text);
         self.kill_shells(self.config.term_signal);
-        if self.ending.is_none() {
-            let pause = self.config.kill_timeout;
-            self.ending = Some(Ending {
-                attempts: 0,
-                pause,
-                next: Instant::now() + pause,
-            });
-        }
+        let limits = self.config.ending;
+        self.ending
+            .get_or_insert_with(|| Ending::new(Instant::now(), limits));
     }
 
     fn kill_shells(&self, signum: i32) {
@@ -599,12 +602,8 @@ impl Job<'_> {
                 .exception("timeout", 0, "resource allocation expired");
             self.kill_tasks(nix::sys::signal::Signal::SIGALRM as i32);
             self.failed.get_or_insert(None);
-            let pause = self.config.kill_timeout;
-            self.ending.get_or_insert(Ending {
-                attempts: 0,
-                pause,
-                next: time + pause,
-            });
+            let limits = self.config.ending;
+            self.ending.get_or_insert_with(|| Ending::new(time, limits));
         }
         if due(&mut self.barrier_end) {
             let missing = self.barrier.missing();
@@ -643,38 +642,56 @@ impl Job<'_> {
 
     /// The next attempt to end the job, if it is due. Whether it was the last.
     fn force(&mut self, time: Instant) -> bool {
-        let config = self.config.clone();
         let Some(ending) = &mut self.ending else {
             return false;
         };
-        if ending.next > time {
-            return false;
-        }
-        ending.attempts += 1;
-        let attempts = ending.attempts;
-        let shells = attempts >= SHELL_KILLS;
-        if shells {
-            ending.pause = (ending.pause * 2).min(KILL_PAUSE_MAX);
-        }
-        ending.next = time + ending.pause;
         let id = self.id.f58();
-        if attempts > config.max_kill_count {
-            let reason = format!("unkillable user processes for job {id}");
-            self.drain(self.active(), reason);
-            return true;
-        }
-        let (signum, whom) = match (shells, &config.imp) {
-            (false, _) => (config.kill_signal, "job"),
-            (true, None) => (Signal::SIGKILL as i32, "job shell for job"),
-            (true, Some(_)) => (Signal::SIGUSR1 as i32, "IMP for job"),
-        };
-        let text = format!("Sending {} to {whom} {id}", signal_name(signum));
-        self.shared.log(Severity::Debug, text);
-        match shells {
-            true => self.kill_shells(signum),
-            false => self.kill_tasks(signum),
+        for step in ending.steps(time) {
+            let (signum, whom) = match (step, &self.config.imp) {
+                (Step::SignalTasks, _) => (self.config.kill_signal, "job"),
+                (Step::SignalShells, None) => (self.config.kill_signal, "job shell for job"),
+                (Step::SignalShells, Some(_)) => (Signal::SIGUSR1 as i32, "IMP for job"),
+                (Step::GiveUp(limit), _) => {
+                    let text = format!("job {id} exceeded {limit}. Draining active ranks");
+                    self.shared.log(Severity::Debug, text);
+                    let reason = format!("unkillable user processes for job {id}");
+                    self.drain(self.active(), reason);
+                    return true;
+                }
+            };
+            let text = format!("Sending {} to {whom} {id}", signal_name(signum));
+            self.shared.log(Severity::Debug, text);
+            match step {
+                Step::SignalShells => self.kill_shells(signum),
+                _ => self.kill_tasks(signum),
+            }
         }
         false
+    }
+
+    /// What `stats-get` says of the job.
+    fn stats(&self) -> Value {
+        let active = self.active();
+        let number = |is: bool| i32::from(is);
+        let config = &self.config;
+        let ending = self.ending.as_ref();
+        let pause = ending.map_or(config.ending.pause, |ending| ending.pause);
+        json!({
+            "critical_ranks": self.critical.to_string(),
+            "multiuser": number(config.imp.is_some()),
+            "has_namespace": 1,
+            "exception_in_progress": number(self.failed.is_some()),
+            "started": number(self.reported_start),
+            "running": number(self.reported_start),
+            "finalizing": 0,
+            "expiration": self.expires,
+            "kill_timeout": pause.as_secs_f64(),
+            "kill_count": ending.map_or(0, |ending| ending.kills),
+            "kill_shell_count": ending.map_or(0, |ending| ending.shell_kills),
+            "total_shells": self.shells.len(),
+            "active_shells": active.len(),
+            "active_ranks": active.to_string(),
+        })
     }
 
     /// Takes nodes out of use.

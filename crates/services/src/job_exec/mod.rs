@@ -12,6 +12,7 @@
 
 mod barrier;
 mod config;
+mod ending;
 mod guest;
 mod job;
 mod mock;
@@ -33,7 +34,7 @@ use proto::job_manager::{ExecHello, JOB_EXCEPTION, JobException, JobManagerExecH
 use proto::{Access, Empty, Payload as _};
 use rpc::{Dest, Handle, Routes, RpcError};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use types::{Errno, IdSet, JobId, UserId};
 use wire::Message;
 
@@ -61,6 +62,8 @@ enum Control {
     Barrier { message: Box<Message>, rank: u32 },
     /// The shells it cannot lose.
     Critical(IdSet),
+    /// Somebody asks how far it is.
+    Stats(oneshot::Sender<Value>),
     /// A mock job shall start, or end.
     Override { start: bool, status: i32 },
 }
@@ -82,6 +85,8 @@ struct Shared {
     handle: Handle,
     host: Rc<dyn Host>,
     config: RefCell<Rc<Config>>,
+    /// The module's arguments, which outweigh the configuration.
+    args: Vec<String>,
     jobs: RefCell<HashMap<JobId, Running>>,
     primary: Writer,
     owner: UserId,
@@ -108,6 +113,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         handle: context.handle.clone(),
         host: context.host(),
         config: RefCell::new(Rc::new(config)),
+        args: context.args.clone(),
         jobs: RefCell::default(),
         primary: Writer::primary(context.handle.clone()),
         owner: nix::unistd::getuid().as_raw().into(),
@@ -218,30 +224,43 @@ fn routes() -> Routes<State> {
             request.reply_result(&result.map(|()| Empty {}));
         })
         .on::<JobExecStats>(|shared, request, Empty {}| {
-            let config = shared.config.borrow().clone();
-            let jobs: Map<String, Value> = shared
-                .jobs
-                .borrow()
-                .iter()
-                .map(|(id, job)| {
-                    let about =
-                        json!({"implementation": job.implementation, "ns": guest::namespace(*id)});
-                    (id.f58(), about)
-                })
-                .collect();
-            let mut stats = config.stats();
-            stats.insert("jobs".into(), Value::Object(jobs));
-            request.reply(&stats);
+            let shared = shared.clone();
+            tokio::task::spawn_local(async move { request.reply(&stats(&shared).await) });
         })
-        .on::<ModuleConfigReload>(
-            |shared, request, config| match Config::parse(&config, &[]) {
+        .on::<ModuleConfigReload>(|shared, request, config| {
+            match Config::parse(&config, &shared.args) {
                 Ok(config) => {
                     *shared.config.borrow_mut() = Rc::new(config);
                     request.reply(&Empty {});
                 }
                 Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
-            },
-        )
+            }
+        })
+}
+
+/// What `stats-get` says: each job tells of itself.
+async fn stats(shared: &Shared) -> Map<String, Value> {
+    let asked: Vec<_> = shared
+        .jobs
+        .borrow()
+        .iter()
+        .map(|(id, job)| {
+            let (answer, answered) = oneshot::channel();
+            // One that has just ended tells nothing.
+            let _ended = job.control.send(Control::Stats(answer));
+            (*id, job.implementation, answered)
+        })
+        .collect();
+    let mut jobs = Map::new();
+    for (id, implementation, answered) in asked {
+        let mut about = json!({"implementation": implementation, "ns": guest::namespace(id)});
+        if let (Value::Object(about), Ok(Value::Object(more))) = (&mut about, answered.await) {
+            about.extend(more);
+        }
+        jobs.insert(id.f58(), about);
+    }
+    let config = shared.config.borrow().clone();
+    config.stats(jobs)
 }
 
 fn begin(shared: &State, message: Message, start: Start) {
