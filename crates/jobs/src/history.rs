@@ -202,7 +202,7 @@ mod tests {
             let [name, cwd, queue, project, bank] = texts;
             let (ntasks, ncores, nnodes) = numbers;
             let described = Described {
-                name, cwd, queue, project, bank, ntasks, ncores, nnodes,
+                name, cwd, queue, project, bank, ntasks, ncores, nnodes, tasks_per: None,
                 duration: duration.map(f64::to_bits), dependencies: Vec::new(),
             };
             let placed = placed.map(|(ranks, nodelist, ncores, nnodes)| {

@@ -62,6 +62,8 @@ pub struct Job {
     pub(crate) start: Start,
     pub(crate) cleaned: bool,
     pub(crate) waiter: Option<Token>,
+    /// When its last event was.
+    pub(crate) last_event: f64,
     /// Whether it has annotations that its eventlog does not tell of.
     pub(crate) annotated: bool,
 }
@@ -80,6 +82,7 @@ impl Job {
             start: Start::Idle,
             cleaned: false,
             waiter: None,
+            last_event: 0.0,
             annotated: false,
         };
         job.read_jobspec();
@@ -137,6 +140,9 @@ impl Job {
         }
     }
 }
+
+/// The least time between two events of a job, in seconds.
+const EVENT_STEP: f64 = 1e-6;
 
 /// A posted event that was not worked off yet.
 #[derive(Debug)]
@@ -332,7 +338,7 @@ impl Jobs {
     fn process(&mut self, now: f64, post: Post, out: &mut Effects) {
         let Post {
             id,
-            entry,
+            mut entry,
             commit,
             attachment,
         } = post;
@@ -340,6 +346,9 @@ impl Jobs {
             // The job ended while this waited; its log is closed (RFC 21).
             return;
         };
+        // What follows comes later, if only by the least that eventlogs tell.
+        entry.timestamp = entry.timestamp.max(job.last_event + EVENT_STEP);
+        job.last_event = entry.timestamp;
         let before = (job.fold.state, job.fold.priority);
         if entry.name != "submit"
             && let Err(error) = job.fold.apply(&entry)

@@ -70,7 +70,7 @@ impl Record {
         ] {
             writer.optional_text(text.as_deref());
         }
-        writer.optional(described.ntasks);
+        writer.optional(job.ntasks());
         writer.optional(described.ncores);
         writer.optional(described.nnodes);
         writer.optional_real(described.duration());
@@ -306,6 +306,7 @@ impl<'a> Reader<'a> {
             project: text(self)?,
             bank: text(self)?,
             ntasks: self.optional(Self::number)?,
+            tasks_per: None,
             ncores: self.optional(Self::number)?,
             nnodes: self.optional(Self::number)?,
             duration: self.optional(Self::real)?.map(f64::to_bits),

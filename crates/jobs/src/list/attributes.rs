@@ -48,7 +48,7 @@ pub const ATTRIBUTES: &[Attribute] = &[
     ("queue", |job| text(&job.described.queue)),
     ("project", |job| text(&job.described.project)),
     ("bank", |job| text(&job.described.bank)),
-    ("ntasks", |job| job.described.ntasks.map(Value::from)),
+    ("ntasks", |job| job.ntasks().map(Value::from)),
     ("ncores", |job| {
         let placed = job.placed.as_ref().map(|placed| placed.ncores);
         placed.or(job.described.ncores).map(Value::from)

@@ -22,6 +22,27 @@ use crate::record::Record;
 pub use attributes::{ATTRIBUTES, Attribute};
 pub use constraint::{Constraint, ConstraintError};
 
+/// What the shell's option `per-resource` counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PerResource {
+    /// Nodes.
+    Node,
+    /// Cores.
+    Core,
+}
+
+/// Reads the option. What is wrong about it is for the shell to say.
+fn tasks_per(jobspec: &Jobspec) -> Option<(PerResource, u64)> {
+    let option = jobspec.shell_option("per-resource")?;
+    let kind = match option.get("type")?.as_str()? {
+        "node" => PerResource::Node,
+        "core" => PerResource::Core,
+        _ => return None,
+    };
+    let count = option.get("count").map_or(Some(1), Value::as_u64)?;
+    Some((kind, count))
+}
+
 /// What a job's jobspec says about it. Jobs alike share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Described {
@@ -35,8 +56,10 @@ pub struct Described {
     pub project: Option<Box<str>>,
     /// Its bank.
     pub bank: Option<Box<str>>,
-    /// Its tasks.
+    /// Its tasks, as far as the request fixes them.
     pub ntasks: Option<u64>,
+    /// So many tasks for each node or core it has.
+    pub tasks_per: Option<(PerResource, u64)>,
     /// Its cores.
     pub ncores: Option<u64>,
     /// Its nodes.
@@ -54,6 +77,9 @@ impl Described {
             return Described::default();
         };
         let text = |text: Option<&str>| text.map(Box::from);
+        // Whole nodes have as many as they have.
+        let whole = jobspec.slots().is_ok_and(|slots| slots.exclusive);
+        let ncores = jobspec.ncores().filter(|_| !whole);
         Described {
             name: text(jobspec.name()),
             cwd: text(jobspec.cwd()),
@@ -61,7 +87,8 @@ impl Described {
             project: text(jobspec.project()),
             bank: text(jobspec.bank()),
             ntasks: jobspec.ntasks(),
-            ncores: jobspec.ncores().filter(|count| *count > 0),
+            tasks_per: tasks_per(&jobspec),
+            ncores: ncores.filter(|count| *count > 0),
             nnodes: jobspec.nnodes(),
             duration: Some(jobspec.duration_seconds().to_bits()),
             dependencies: Vec::new(),
@@ -92,7 +119,7 @@ impl Placed {
     pub(crate) fn read(resources: &Object) -> Option<(Placed, f64)> {
         let set = ResourceSet::from_value(&Value::Object(resources.clone())).ok()?;
         let placed = Placed {
-            ranks: set.ranks().to_list().into(),
+            ranks: set.ranks().to_bracketed().into(),
             nodelist: set.nodelist().to_string().into(),
             ncores: set.count("core") as u64,
             nnodes: set.nnodes() as u64,
@@ -114,6 +141,23 @@ pub struct Listed {
     pub placed: Option<Rc<Placed>>,
     /// The end of its resources.
     pub expiration: Option<f64>,
+}
+
+impl Listed {
+    /// Its tasks.
+    pub fn ntasks(&self) -> Option<u64> {
+        let (described, placed) = (&self.described, &self.placed);
+        let Some((kind, each)) = described.tasks_per else {
+            return described.ntasks;
+        };
+        let count = match (kind, placed) {
+            (PerResource::Node, Some(placed)) => Some(placed.nnodes),
+            (PerResource::Core, Some(placed)) => Some(placed.ncores),
+            (PerResource::Node, None) => described.nnodes,
+            (PerResource::Core, None) => described.ncores,
+        };
+        count?.checked_mul(each)
+    }
 }
 
 /// Where a job is in the order of answers.

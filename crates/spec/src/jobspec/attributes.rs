@@ -71,9 +71,10 @@ impl Jobspec {
     /// The job's name: as given, else the last path component of the command.
     pub fn name(&self) -> Option<&str> {
         let command = || {
-            self.command()
-                .first()
-                .map(|word| word.rsplit('/').next().unwrap_or(word))
+            self.command().first().map(|word| {
+                let last = word.rsplit('/').next().unwrap_or_default();
+                if last.is_empty() { word } else { last }
+            })
         };
         self.text("job.name").or_else(command)
     }

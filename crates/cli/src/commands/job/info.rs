@@ -379,6 +379,9 @@ pub(super) fn list_ids(words: &[String]) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
+    if super::listing::is_for_people() {
+        return 1;
+    }
     if args.words.is_empty() {
         return LIST_IDS.wrong_words();
     }

@@ -78,6 +78,15 @@ pub(super) fn list_inactive(words: &[String]) -> i32 {
     })
 }
 
+/// Whether somebody looks on, who should use another command and is told so.
+pub(super) fn is_for_people() -> bool {
+    let looks_on = std::io::stdout().is_terminal();
+    if looks_on {
+        err!("This is not the command you are looking for. Try flux-jobs(1).");
+    }
+    looks_on
+}
+
 fn show(
     parser: &'static Parser,
     words: &[String],
@@ -90,8 +99,7 @@ fn show(
     if !args.words.is_empty() {
         return parser.wrong_words();
     }
-    if std::io::stdout().is_terminal() {
-        err!("This is not the command you are looking for. Try flux-jobs(1).");
+    if is_for_people() {
         return 1;
     }
     fail::run(PROG, async {

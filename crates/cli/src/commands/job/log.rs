@@ -81,6 +81,15 @@ fn missing(args: &Args, id: &str) -> Fail {
     }
 }
 
+/// The event that ends an eventlog, if there is one.
+fn last_event(key: &str) -> Option<&'static str> {
+    match key {
+        "eventlog" => Some("clean"),
+        "guest.exec.eventlog" => Some("done"),
+        _ => None,
+    }
+}
+
 fn never(event: &str) -> Fail {
     Fail::new(format!("event '{event}' never received"))
 }
@@ -99,15 +108,18 @@ pub(super) fn eventlog(words: &[String]) -> i32 {
         let key = path(&args);
         let client = connect().await?;
         if args.has("follow") {
-            // Only the job's own log is there from the beginning, and only there is a last event.
+            // Only the job's own log is there from the beginning.
             let own = key == "eventlog";
             let flags = if own { 0 } else { watch_flags::WAITCREATE };
             let mut stream = watch(&client, id, &key, flags);
+            let mut missing_last = last_event(&key);
             loop {
                 match stream.next().await {
-                    Ok(Some(entry)) => outln!("{}", format.line(&entry)),
-                    Ok(None) if own => return Ok(0),
-                    Ok(None) => return Err(never("clean")),
+                    Ok(Some(entry)) => {
+                        outln!("{}", format.line(&entry));
+                        missing_last = missing_last.filter(|last| *last != entry.name);
+                    }
+                    Ok(None) => return missing_last.map_or(Ok(0), |last| Err(never(last))),
                     Err(error) if error.errno == Errno::ENOENT => return Err(missing(&args, word)),
                     Err(error) => return Err(error.into()),
                 }
