@@ -29,3 +29,31 @@ fn queues_that_are_not_are_refused_by_what_was_asked() {
          batch: Scheduling is stopped\n",
     );
 }
+
+#[test]
+fn a_virtual_queue_is_held_up_by_its_parent_and_takes_its_constraints() {
+    check(
+        "cat > q.toml <<EOT
+[queues.batch]
+requires = [\"batch\"]
+[queues.quick]
+parent = \"batch\"
+[queues.debug]
+requires = [\"debug\"]
+EOT
+         flux config load q.toml
+         list='flux queue list -no {queue}:{scheduling}:{started}:{started.ascii}'
+         flux queue start --all >/dev/null
+         flux queue stop batch >/dev/null
+         $list
+         flux queue start batch >/dev/null
+         $list -q quick
+         flux module remove sched-simple
+         id=$(flux submit --urgency=hold -q debug true)
+         flux update $id queue=quick
+         flux job info $id jobspec | grep -o '\"properties\":[^]]*'",
+        "batch:stopped: ✗:n\nquick:stopped (parent): ⏸:p\ndebug:started: ✔:y\n\
+         quick:started: ✔:y\n\
+         \"properties\":[\"batch\"\n",
+    );
+}

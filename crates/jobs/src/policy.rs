@@ -210,17 +210,23 @@ impl Policy {
     /// Adds what a jobspec's queue requires to its constraints. Errors are texts for people.
     pub fn constrain(&self, jobspec: &mut Value) -> Result<(), String> {
         let system = system_of(jobspec)?;
-        let config = queue_of(system).and_then(|name| self.queues.get(name));
-        let own = config
-            .map(|config| &config.requires)
-            .filter(|own| !own.is_empty());
-        let parent = config
-            .and_then(|config| self.queues.get(config.parent.as_ref()?))
-            .map(|parent| &parent.requires);
-        if let Some(requires) = own.or(parent).filter(|requires| !requires.is_empty()) {
+        let requires = self.requires(queue_of(system));
+        if !requires.is_empty() {
             constrain(system, requires);
         }
         Ok(())
+    }
+
+    /// The properties a queue's jobs must have: a virtual queue's are its parent's (RFC 33).
+    pub(crate) fn requires(&self, queue: Option<&str>) -> &[String] {
+        let find = |name: &str| self.queues.get(name);
+        let Some(config) = queue.and_then(find) else {
+            return &[];
+        };
+        match config.parent.as_deref().and_then(find) {
+            Some(parent) if config.requires.is_empty() => &parent.requires,
+            _ => &config.requires,
+        }
     }
 }
 

@@ -322,13 +322,8 @@ impl Jobs {
             return;
         };
         if let Some(serde_json::Value::String(name)) = updates.get("attributes.system.queue") {
-            let requires = |queue: Option<&str>| {
-                let config = queue.and_then(|name| self.policy.queues.get(name));
-                config
-                    .map(|config| config.requires.clone())
-                    .unwrap_or_default()
-            };
-            let (old, new) = (requires(job.queue.as_deref()), requires(Some(name)));
+            let old = self.policy.requires(job.queue.as_deref());
+            let new = self.policy.requires(Some(name));
             if old != new {
                 let constraints = serde_json::json!({ "properties": new });
                 updates.insert("attributes.system.constraints".into(), constraints);

@@ -411,6 +411,11 @@ struct QueueRow {
 }
 
 impl QueueRow {
+    /// A virtual queue that is started, held up by its parent.
+    fn paused(&self) -> bool {
+        self.status.blocked.as_deref() == Some("parent")
+    }
+
     /// The first policy that sets a key.
     fn policy(&self, path: &str) -> Option<&Json> {
         self.policies.iter().find_map(|policy| policy.pointer(path))
@@ -471,13 +476,14 @@ impl Row for QueueRow {
             "submission" if self.status.enable => "enabled".into(),
             "submission" => "disabled".into(),
             "scheduling" if self.status.start => "started".into(),
-            "scheduling" if self.status.blocked.as_deref() == Some("parent") => {
-                "stopped (parent)".into()
-            }
+            "scheduling" if self.paused() => "stopped (parent)".into(),
             "scheduling" => "stopped".into(),
             "enabled" | "enabled.ascii" => glyph(self.status.enable, name.ends_with("ascii")),
+            "started" if self.paused() => " ⏸".into(),
+            "started.ascii" if self.paused() => "p".into(),
             "started" | "started.ascii" => glyph(self.status.start, name.ends_with("ascii")),
             "color_enabled" => color(self.status.enable),
+            "color_started" if self.paused() => "\x1b[01;33m".into(),
             "color_started" => color(self.status.start),
             "color_off" => "\x1b[0;0m".into(),
             "defaults.timelimit" => timelimit(self.policy("/jobspec/defaults/system/duration")),
