@@ -77,7 +77,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    const ALL: [(Severity, &'static str); 8] = [
+    /// All of them by name, the worst first.
+    pub const ALL: [(Severity, &'static str); 8] = [
         (Severity::Emerg, "emerg"),
         (Severity::Alert, "alert"),
         (Severity::Crit, "crit"),

@@ -20,6 +20,9 @@ pub enum AllocError {
     Unsatisfiable(String),
 }
 
+/// What a job has of each rank.
+pub(crate) type Share = Vec<(u32, Children)>;
+
 /// One rank's resources.
 #[derive(Clone, Debug)]
 struct Node {
@@ -151,23 +154,14 @@ impl Pool {
             })
         });
         if free {
-            for (rank, taken) in resources.nodes() {
-                self.change(rank, |node| {
-                    node.free = node.free.difference(&taken.children)
-                });
-            }
+            self.take(&share(resources));
         }
         free
     }
 
     /// Takes resources back. What is not the pool's (any more) is ignored.
     pub fn free(&mut self, resources: &ResourceSet) {
-        for (rank, given) in resources.nodes() {
-            self.change(rank, |node| {
-                let own = given.children.intersection(&node.total);
-                node.free = node.free.union(&own);
-            });
-        }
+        self.give(&share(resources));
     }
 
     /// Places a request and marks its resources as in use.
@@ -175,19 +169,8 @@ impl Pool {
     /// Errors: [`AllocError::Insufficient`] if it has to wait, [`AllocError::Unsatisfiable`] if no
     /// wait will help.
     pub fn alloc(&mut self, request: &Request) -> Result<ResourceSet, AllocError> {
-        match self.place(request) {
-            Some((taken, nslots)) => {
-                let mut set = ResourceSet::new();
-                for (rank, children) in taken {
-                    set.insert(rank, self.resources.hostname(rank), &children);
-                    self.change(rank, |node| node.free = node.free.difference(&children));
-                }
-                set.nslots = Some(nslots);
-                set.copy_properties_from(&self.resources);
-                // Properties that begin with a plus are this instance's own.
-                set.retain_properties(|name| !name.starts_with('+'));
-                Ok(set)
-            }
+        match self.alloc_now(request) {
+            Some(set) => Ok(set),
             None => {
                 self.check(request)?;
                 Err(AllocError::Insufficient)
@@ -195,8 +178,40 @@ impl Pool {
         }
     }
 
+    /// Like [`Pool::alloc`], without asking whether a wait would help.
+    pub(crate) fn alloc_now(&mut self, request: &Request) -> Option<ResourceSet> {
+        let (share, nslots) = self.place(request)?;
+        self.take(&share);
+        let mut set = ResourceSet::new();
+        for (rank, children) in &share {
+            set.insert(*rank, self.resources.hostname(*rank), children);
+        }
+        set.nslots = Some(nslots);
+        set.copy_properties_from(&self.resources);
+        // Properties that begin with a plus are this instance's own.
+        set.retain_properties(|name| !name.starts_with('+'));
+        Some(set)
+    }
+
+    /// Marks as in use.
+    pub(crate) fn take(&mut self, share: &Share) {
+        for (rank, children) in share {
+            self.change(*rank, |node| node.free = node.free.difference(children));
+        }
+    }
+
+    /// Marks as free what was in use and is the pool's.
+    pub(crate) fn give(&mut self, share: &Share) {
+        for (rank, children) in share {
+            self.change(*rank, |node| {
+                let own = children.intersection(&node.total);
+                node.free = node.free.union(&own);
+            });
+        }
+    }
+
     /// Chooses resources; `None` if there are not enough. Returns them with the number of slots.
-    fn place(&self, request: &Request) -> Option<(Vec<(u32, Children)>, u64)> {
+    pub(crate) fn place(&self, request: &Request) -> Option<(Share, u64)> {
         let allowed = request
             .constraint
             .as_ref()
@@ -217,7 +232,7 @@ impl Pool {
         request: &Request,
         count: &Count,
         candidates: impl Iterator<Item = u32>,
-    ) -> Option<(Vec<(u32, Children)>, u64)> {
+    ) -> Option<(Share, u64)> {
         let most = count.max().unwrap_or(u64::MAX);
         let mut taken = Vec::new();
         let mut nslots = 0;
@@ -249,7 +264,7 @@ impl Pool {
         &self,
         request: &Request,
         candidates: impl Iterator<Item = u32>,
-    ) -> Option<(Vec<(u32, Children)>, u64)> {
+    ) -> Option<(Share, u64)> {
         let most = request.slots.max().unwrap_or(u64::MAX);
         let mut available = 0;
         let mut fits = Vec::new();
@@ -345,6 +360,14 @@ impl Pool {
              (total cores: {total_cores})"
         )
     }
+}
+
+/// What a set has of each rank.
+pub(crate) fn share(set: &ResourceSet) -> Share {
+    let nodes = set.nodes();
+    nodes
+        .map(|(rank, node)| (rank, node.children.clone()))
+        .collect()
 }
 
 /// How many slots fit into these resources.

@@ -20,13 +20,13 @@ mod memory;
 mod process;
 pub mod resource;
 pub mod rexec;
-pub mod sched_simple;
+pub mod sched;
 mod store;
 pub mod tally;
 
 /// The modules that come with the program, in no particular order.
 pub fn builtins() -> Vec<Builtin> {
-    vec![
+    let mut builtins = vec![
         heartbeat::builtin(),
         content::builtin(),
         content_files::builtin(),
@@ -36,12 +36,13 @@ pub fn builtins() -> Vec<Builtin> {
         kvs_watch::builtin(),
         resource::builtin(),
         rexec::builtin(),
-        sched_simple::builtin(),
         job_exec::builtin(),
         job_info::builtin(),
         job_ingest::builtin(),
         job_list::builtin(),
         job_manager::builtin(),
         // One line a module.
-    ]
+    ];
+    builtins.extend(sched::builtins());
+    builtins
 }

@@ -1,13 +1,17 @@
-//! Module `sched-simple`: first in, first out, by priority (RFC 27).
+//! Modules `sched-simple`, `sched-fifo` and `sched-backfill` (RFC 27): one scheduler with different
+//! policies, the first two being the same.
 //!
 //! The `sched` crate decides; this module carries requests in and decisions out. R is stored
 //! before a job manager's request is answered; allocations of one pass are stored by one commit,
-//! and what arrives meanwhile forms the next pass.
+//! and what arrives meanwhile forms the next pass. When jobs that wait may start is foretold once
+//! passes have calmed down a little, because it takes as long as several of them.
+
+mod args;
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use module::{Builtin, Context, Failure, Host, Input, Severity};
 use proto::broker::ServiceStats;
@@ -23,18 +27,23 @@ use proto::sched::{
 };
 use proto::{Access, Empty, Payload as _};
 use rpc::{Dest, Handle, Routes, RpcError};
-use sched::{Decision, Pending, Pool, Queue, Request as JobRequest};
+use sched::{Decision, Pending, Policy, Request as JobRequest, Scheduler};
 use serde_json::{Map, Value, json};
 use spec::jobspec::JobspecError;
 use spec::{Jobspec, ResourceSet};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use types::{Errno, JobId};
 use wire::Message;
 
 use crate::store;
+use args::{Args, Depth};
 
-/// How many requests the job manager may have outstanding.
-const QUEUE_DEPTH: u32 = 8;
+/// How long it takes until it is foretold again when jobs may start.
+const FORECAST_DELAY: Duration = Duration::from_millis(50);
+
+/// How much of an average the newest value is.
+const EWMA_WEIGHT: f64 = 0.2;
 
 /// Debug bit: the next allocation fails.
 const DEBUG_FAIL_ALLOC: i32 = 1;
@@ -43,42 +52,22 @@ const DEBUG_ANNOTATE: i32 = 2;
 /// Debug bit: new expirations are refused.
 const DEBUG_EXPIRATION: i32 = 4;
 
-/// The module.
-pub fn builtin() -> Builtin {
-    Builtin {
-        name: "sched-simple",
-        main: |context| Box::pin(run(context)),
-    }
-}
-
-/// How many requests may be outstanding, from the arguments.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Mode {
-    Limited(u32),
-    Unlimited,
-}
-
-fn parse_mode(args: &[String]) -> Result<(Mode, bool), String> {
-    let (mut mode, mut partial) = (Mode::Limited(QUEUE_DEPTH), true);
-    for arg in args {
-        let bad = || format!("unknown argument '{arg}'");
-        match arg.split_once('=') {
-            Some(("mode", "unlimited") | ("queue-depth", "unlimited")) => mode = Mode::Unlimited,
-            Some(("mode" | "queue-depth", text)) => {
-                let number = text.strip_prefix("limited=").unwrap_or(text);
-                mode = number
-                    .parse()
-                    .ok()
-                    .filter(|limit| *limit > 0)
-                    .map(Mode::Limited)
-                    .ok_or_else(bad)?;
-            }
-            Some(("log-level" | "pool-class", _)) => {}
-            None if arg == "test-hello-nopartial" => partial = false,
-            _ => return Err(bad()),
-        }
-    }
-    Ok((mode, partial))
+/// The modules.
+pub fn builtins() -> [Builtin; 3] {
+    [
+        Builtin {
+            name: "sched-simple",
+            main: |context| Box::pin(run(context, "sched-simple", Policy::Fifo)),
+        },
+        Builtin {
+            name: "sched-fifo",
+            main: |context| Box::pin(run(context, "sched-fifo", Policy::Fifo)),
+        },
+        Builtin {
+            name: "sched-backfill",
+            main: |context| Box::pin(run(context, "sched-backfill", Policy::Backfill)),
+        },
+    ]
 }
 
 /// What comes back from the module's own tasks.
@@ -96,45 +85,75 @@ enum Posted {
 }
 
 struct State {
+    name: &'static str,
     handle: Handle,
     host: Rc<dyn Host>,
     posts: mpsc::UnboundedSender<Posted>,
     debug: Rc<Cell<i32>>,
-    mode: Mode,
-    partial: bool,
-    pool: Option<Pool>,
-    queue: Queue,
+    args: Args,
+    scheduler: Scheduler,
+    /// Whether there are resources.
+    ready: bool,
     /// The requests to answer, by job.
     requests: HashMap<JobId, Message>,
     storing: bool,
-    passes: u64,
+    /// When to foretell starts.
+    forecast_at: Option<Instant>,
+    stats: Stats,
 }
 
-async fn run(mut context: Context) -> Result<(), Failure> {
-    let (mode, partial) =
-        parse_mode(&context.args).map_err(|text| Failure::new(Errno::EINVAL, text))?;
+/// What is known of the scheduler's work. Averages are in seconds.
+#[derive(Default)]
+struct Stats {
+    passes: u64,
+    forecasts: u64,
+    last: Option<Instant>,
+    duration: f64,
+    interval: f64,
+}
+
+impl Stats {
+    fn pass(&mut self, begin: Instant) {
+        let average = |average: &mut f64, value: Duration| {
+            *average += EWMA_WEIGHT * (value.as_secs_f64() - *average);
+        };
+        average(&mut self.duration, begin.elapsed());
+        if let Some(last) = self.last.replace(begin) {
+            average(&mut self.interval, begin - last);
+        }
+        self.passes += 1;
+    }
+}
+
+async fn run(mut context: Context, name: &'static str, policy: Policy) -> Result<(), Failure> {
+    let args = Args::parse(name, policy, &context.args)
+        .map_err(|text| Failure::new(Errno::EINVAL, text))?;
     context.register_service("sched")?;
     context.register_service("feasibility")?;
     let (posts, mut posted) = mpsc::unbounded_channel();
     let mut state = State {
+        name,
         handle: context.handle.clone(),
         host: context.host(),
         posts,
         debug: context.debug_flags(),
-        mode,
-        partial,
-        pool: None,
-        queue: Queue::default(),
+        args,
+        scheduler: Scheduler::new(policy),
+        ready: false,
         requests: HashMap::new(),
         storing: false,
-        passes: 0,
+        forecast_at: None,
+        stats: Stats::default(),
     };
     state.acquire();
     let routes = routes();
     // Resources come once every rank has reported, which may be long after.
     context.ready();
     loop {
+        let forecast = state.forecast_at;
         tokio::select! {
+            () = tokio::time::sleep_until(forecast.unwrap_or_else(Instant::now)),
+                if forecast.is_some() => state.forecast(),
             input = context.next() => match input {
                 None => return Ok(()),
                 Some(Input::Request(message)) => {
@@ -152,6 +171,12 @@ async fn run(mut context: Context) -> Result<(), Failure> {
 }
 
 impl State {
+    fn log(&self, severity: Severity, text: &str) {
+        if severity <= self.args.log_level {
+            self.host.log(severity, self.name, text);
+        }
+    }
+
     /// Follows the resources.
     fn acquire(&self) {
         let mut updates = self.handle.stream::<ResourceAcquire>(Dest::Any, &Empty {});
@@ -184,7 +209,7 @@ impl State {
             Posted::Hello(job, resources) => self.on_hello(&job, resources),
             Posted::Ready(Ok(count)) => {
                 let text = format!("scheduler: ready, {count} jobs pending");
-                self.host.log(Severity::Debug, "sched-simple", &text);
+                self.log(Severity::Debug, &text);
             }
             Posted::Ready(Err(error)) => {
                 return Err(RpcError::new(
@@ -202,50 +227,47 @@ impl State {
         if let Some(resources) = update.resources {
             let set = ResourceSet::from_value(&Value::Object(resources))
                 .map_err(|error| RpcError::new(Errno::EPROTO, format!("acquired R: {error}")))?;
-            let text = format!("ready: queue-depth={} {set}", self.depth());
-            self.host.log(Severity::Info, "sched-simple", &text);
-            self.pool = Some(Pool::new(set));
+            let text = format!(
+                "ready: queue-depth={} log-level={} pool-class=Rv1Pool Rv1 {set}",
+                self.args.depth, self.args.log_level
+            );
+            self.log(Severity::Info, &text);
+            self.scheduler.set_resources(set);
+            self.ready = true;
             self.say_hello();
         }
-        let Some(pool) = &mut self.pool else {
+        if !self.ready {
             return Ok(());
-        };
+        }
         if let Some(up) = &update.up {
-            pool.set_up(up, true);
+            self.scheduler.set_up(up, true);
         }
         if let Some(down) = &update.down {
-            pool.set_up(down, false);
+            self.scheduler.set_up(down, false);
         }
         if let Some(shrink) = &update.shrink {
-            pool.shrink(shrink);
+            self.scheduler.shrink(shrink);
         }
         if let Some(expiration) = update.expiration {
-            pool.set_expiration(expiration);
+            self.scheduler.set_expiration(expiration);
             let text = format!("resource expiration updated to {expiration:.2}");
-            self.host.log(Severity::Info, "sched-simple", &text);
+            self.log(Severity::Info, &text);
         }
         Ok(())
-    }
-
-    fn depth(&self) -> String {
-        match self.mode {
-            Mode::Limited(limit) => limit.to_string(),
-            Mode::Unlimited => "unlimited".into(),
-        }
     }
 
     /// Learns which jobs run already, then tells the job manager to send more.
     fn say_hello(&self) {
         let (handle, posts) = (self.handle.clone(), self.posts.clone());
         let hello = SchedHello {
-            partial_ok: self.partial,
+            partial_ok: self.args.partial,
         };
-        let ready = match self.mode {
-            Mode::Limited(limit) => SchedReady {
+        let ready = match self.args.depth {
+            Depth::Limited(limit) => SchedReady {
                 mode: "limited".into(),
                 limit: Some(limit.into()),
             },
-            Mode::Unlimited => SchedReady {
+            Depth::Unlimited => SchedReady {
                 mode: "unlimited".into(),
                 limit: None,
             },
@@ -272,11 +294,7 @@ impl State {
     }
 
     fn on_hello(&mut self, job: &HelloJob, resources: Result<ResourceSet, String>) {
-        let claimed = match (resources, &mut self.pool) {
-            (Ok(set), Some(pool)) => pool.claim(&set),
-            _ => false,
-        };
-        if claimed {
+        if resources.is_ok_and(|set| self.scheduler.claim(job.id, &set)) {
             return;
         }
         let raise = Raise {
@@ -287,10 +305,10 @@ impl State {
             wait_status: None,
         };
         let call = self.handle.call::<JobManagerRaise>(Dest::Any, &raise);
-        let host = self.host.clone();
+        let (host, name) = (self.host.clone(), self.name);
         tokio::task::spawn_local(async move {
             if let Err(error) = call.await {
-                host.log(Severity::Err, "sched-simple", &format!("raise: {error}"));
+                host.log(Severity::Err, name, &format!("raise: {error}"));
             }
         });
     }
@@ -314,7 +332,7 @@ impl State {
         match parsed {
             Ok(wanted) => {
                 self.requests.insert(id, message);
-                self.queue.insert(Pending {
+                self.scheduler.insert(Pending {
                     id,
                     priority: request.priority,
                     request: wanted,
@@ -329,7 +347,7 @@ impl State {
     }
 
     fn on_cancel(&mut self, id: JobId) {
-        if self.queue.remove(id)
+        if self.scheduler.remove(id)
             && let Some(message) = self.requests.remove(&id)
         {
             self.answer(&message, reply(id, alloc::CANCEL));
@@ -341,46 +359,38 @@ impl State {
             Ok(set) => {
                 let last = if free.last { " (final)" } else { "" };
                 let text = format!("free: {set} {}{last}", free.id.f58());
-                self.host.log(Severity::Debug, "sched-simple", &text);
-                if let Some(pool) = &mut self.pool {
-                    pool.free(&set);
-                }
+                self.log(Severity::Debug, &text);
+                self.scheduler.free(free.id, &set, free.last);
             }
             Err(error) => {
                 let text = format!("free {}: {error}", free.id.f58());
-                self.host.log(Severity::Err, "sched-simple", &text);
+                self.log(Severity::Err, &text);
             }
         }
     }
 
     /// Makes a pass over the queue and stores what it gave away.
     fn schedule(&mut self) {
-        let Some(pool) = &mut self.pool else { return };
-        if self.storing || self.queue.is_empty() {
+        if self.storing || !self.ready || self.scheduler.pending_len() == 0 {
             return;
         }
-        self.passes += 1;
-        let expiration = pool.expiration();
-        // Whatever wrote it may need it in the R of jobs, an instance within ours say.
-        let scheduling = pool.resources().scheduling.clone();
-        let durations: HashMap<JobId, f64> = self.queue.durations().collect();
+        let begin = Instant::now();
+        let decisions = self.scheduler.schedule(now());
+        self.stats.pass(begin);
         let mut replies = Vec::new();
         let mut ops = Vec::new();
-        for decision in self.queue.schedule(pool) {
+        for decision in decisions {
             match decision {
-                Decision::Alloc(id, mut set) => {
-                    let start = now();
-                    set.starttime = start;
-                    set.scheduling.clone_from(&scheduling);
-                    set.expiration = match durations.get(&id).copied().unwrap_or(0.0) {
-                        duration if duration > 0.0 => start + duration,
-                        _ => expiration,
-                    };
+                Decision::Alloc {
+                    id,
+                    resources,
+                    backfill,
+                } => {
                     ops.push(store::put(
                         format!("{}.R", id.kvs_path()),
-                        ResourceSet::encode(&set).as_bytes(),
+                        ResourceSet::encode(&resources).as_bytes(),
                     ));
-                    replies.push((id, success(id, &set)));
+                    replies.push((id, success(id, &resources, backfill)));
                 }
                 Decision::Deny(id, note) => {
                     if let Some(message) = self.requests.remove(&id) {
@@ -390,6 +400,9 @@ impl State {
             }
         }
         self.annotate_pending();
+        if self.scheduler.pending_len() > 0 && self.forecast_at.is_none() {
+            self.forecast_at = Some(begin + FORECAST_DELAY);
+        }
         if replies.is_empty() {
             return;
         }
@@ -401,22 +414,34 @@ impl State {
         });
     }
 
+    /// Tells when jobs that wait may start.
+    fn forecast(&mut self) {
+        self.forecast_at = None;
+        self.stats.forecasts += 1;
+        for (id, start) in self.scheduler.forecast(now()) {
+            self.annotate(id, json!({ "t_estimate": start }));
+        }
+    }
+
+    fn annotate(&self, id: JobId, sched: Value) {
+        let Some(message) = self.requests.get(&id) else {
+            return;
+        };
+        let annotations = Map::from_iter([("sched".to_owned(), sched)]);
+        let annotate = AllocReply {
+            annotations: Some(annotations),
+            ..reply(id, alloc::ANNOTATE)
+        };
+        self.handle.respond(message, &annotate);
+    }
+
     fn annotate_pending(&self) {
         if self.debug.get() & DEBUG_ANNOTATE == 0 {
             return;
         }
-        for (ahead, id) in self.queue.ids().enumerate() {
-            if let Some(message) = self.requests.get(&id) {
-                let sched =
-                    json!({"reason_pending": "insufficient resources", "jobs_ahead": ahead});
-                let annotations = Map::from_iter([("sched".to_owned(), sched)]);
-                let kind = alloc::ANNOTATE;
-                let annotate = AllocReply {
-                    annotations: Some(annotations),
-                    ..reply(id, kind)
-                };
-                self.handle.respond(message, &annotate);
-            }
+        for (ahead, id) in self.scheduler.pending().enumerate() {
+            let sched = json!({"reason_pending": "insufficient resources", "jobs_ahead": ahead});
+            self.annotate(id, sched);
         }
     }
 
@@ -429,10 +454,10 @@ impl State {
             match &result {
                 Ok(()) => self.answer(&message, reply),
                 Err(error) => {
-                    if let (Some(resources), Some(pool)) = (reply.resources, &mut self.pool)
+                    if let Some(resources) = reply.resources
                         && let Ok(set) = ResourceSet::from_value(&Value::Object(resources))
                     {
-                        pool.free(&set);
+                        self.scheduler.free(id, &set, true);
                     }
                     let note = format!("cannot store R: {error}");
                     self.answer(&message, deny(id, &note));
@@ -442,32 +467,44 @@ impl State {
     }
 
     fn check(&self, feasibility: Feasibility) -> Result<(), RpcError> {
-        let Some(pool) = &self.pool else {
+        if !self.ready {
             return Err(Errno::EAGAIN.into());
-        };
+        }
         let invalid = |text: String| RpcError::new(Errno::EINVAL, text);
         let jobspec = Jobspec::from_value(Value::Object(feasibility.jobspec))
             .map_err(|error| invalid(unparsable(&error)))?;
         let request =
             JobRequest::from_jobspec(&jobspec).map_err(|error| invalid(error.to_string()))?;
-        pool.check(&request)
+        self.scheduler
+            .check(&request)
             .map_err(|error| RpcError::new(Errno::EOVERFLOW, error.to_string()))
     }
 
     fn status(&self) -> SchedStatus {
-        let empty = ResourceSet::new();
-        let value = |set: &ResourceSet| set.to_value();
-        match &self.pool {
-            None => SchedStatus {
-                all: value(&empty),
-                down: value(&empty),
-                allocated: value(&empty),
-            },
-            Some(pool) => SchedStatus {
-                all: value(pool.resources()),
-                down: value(&pool.down_resources()),
-                allocated: value(&pool.allocated_resources()),
-            },
+        // Before there are resources, all sets are empty.
+        let pool = self.scheduler.pool();
+        SchedStatus {
+            all: pool.resources().to_value(),
+            down: pool.down_resources().to_value(),
+            allocated: pool.allocated_resources().to_value(),
+        }
+    }
+
+    fn stats(&self) -> Map<String, Value> {
+        let stats = json!({
+            "sched_passes": self.stats.passes,
+            // A pass is never interrupted.
+            "sched_yields": 0,
+            "forecast_passes": self.stats.forecasts,
+            "forecast_yields": 0,
+            "sched_delay": 0.0,
+            "sched_duration_ewma": self.stats.duration,
+            "sched_interval_ewma": self.stats.interval,
+            "pending_jobs": self.scheduler.pending_len(),
+        });
+        match stats {
+            Value::Object(stats) => stats,
+            _ => Map::new(),
         }
     }
 }
@@ -525,11 +562,17 @@ fn deny(id: JobId, note: &str) -> AllocReply {
     }
 }
 
-fn success(id: JobId, set: &ResourceSet) -> AllocReply {
+fn success(id: JobId, set: &ResourceSet, backfill: Option<JobId>) -> AllocReply {
     // What was said of it while it was pending goes.
-    let sched = json!({
-        "resource_summary": set.to_string(), "reason_pending": null, "jobs_ahead": null,
+    let mut sched = json!({
+        "resource_summary": set.to_string(),
+        "reason_pending": null,
+        "jobs_ahead": null,
+        "t_estimate": null,
     });
+    if let Some(head) = backfill {
+        sched["backfill"] = head.f58().to_string().into();
+    }
     let resources = match set.to_value() {
         Value::Object(map) => Some(map),
         _ => None,
@@ -557,43 +600,24 @@ fn routes() -> Routes<State> {
         })
         .on::<SchedPrioritize>(|state, _, prioritize: Prioritize| {
             for (id, priority) in prioritize.jobs {
-                state.queue.prioritize(id, priority);
+                state.scheduler.prioritize(id, priority);
             }
             state.schedule();
         })
-        .on::<SchedExpiration>(|state, request, _: Expiration| {
+        .on::<SchedExpiration>(|state, request, of: Expiration| {
             if state.debug.get() & DEBUG_EXPIRATION != 0 {
                 let text = "Rejecting expiration update for testing";
                 return request.fail(RpcError::new(Errno::EINVAL, text));
             }
+            state.scheduler.set_job_expiration(of.id, of.expiration);
             request.reply(&Empty {});
+            state.schedule();
         })
         .on::<SchedResourceStatus>(|state, request, Empty {}| request.reply(&state.status()))
         .on::<ServiceStats>(|state, request, Empty {}| {
-            let mut stats = Map::new();
-            stats.insert("sched_passes".into(), state.passes.into());
-            stats.insert("pending".into(), state.queue.len().into());
-            request.reply(&stats);
+            request.reply(&state.stats());
         })
         .on::<FeasibilityCheck>(|state, request, feasibility: Feasibility| {
             request.reply_result(&state.check(feasibility).map(|()| Empty {}));
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_set_the_mode() {
-        let check = |arg: &str| parse_mode(&[arg.to_owned()]);
-        assert_eq!(check("mode=limited=4"), Ok((Mode::Limited(4), true)));
-        assert_eq!(check("queue-depth=unlimited"), Ok((Mode::Unlimited, true)));
-        assert_eq!(check("test-hello-nopartial"), Ok((Mode::Limited(8), false)));
-        assert_eq!(
-            check("mode=limited=0"),
-            Err("unknown argument 'mode=limited=0'".into())
-        );
-        assert_eq!(check("foo"), Err("unknown argument 'foo'".into()));
-    }
 }
