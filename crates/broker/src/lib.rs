@@ -11,7 +11,6 @@ mod attrs;
 mod boot;
 mod boot_config;
 mod broker;
-mod builtin;
 mod cleanup;
 mod config;
 mod connector;

@@ -4,67 +4,43 @@
 //! process, because every module is compiled in.
 
 use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use modprobe::{Catalog, Conditions, Finder};
 use module::Severity;
-use proto::module::{STANDARD, Standard};
-use types::Rank;
+use proto::module::Load;
+use tokio::process::Command;
+use types::{Rank, describe_signal, installation};
 
 use crate::broker::Broker;
-use crate::modules::{self, Program};
-use crate::{fake_resources, persist, runat};
+use crate::{fake_resources, modules, persist, runat, services};
 
-/// Loads the standard modules. Returns an exit code.
+/// Loads the modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     let leader = broker.router.rank() == Rank::LEADER;
-    let disabled = std::env::var("FLUX_MODPROBE_DISABLE").unwrap_or_default();
-    let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
-    let store = persist::attr(broker, "content.backing-module");
+    let planned = catalog(broker);
+    let catalog = match &planned {
+        Ok(catalog) => catalog,
+        Err(text) => return fail(broker, text),
+    };
+    let order = match catalog.start_order() {
+        Ok(order) => order,
+        Err(text) => return fail(broker, &text),
+    };
     let restore = match persist::source(broker) {
         Ok(source) => source.filter(|_| leader),
-        Err(text) => {
-            broker.log(Severity::Err, &format!("rc1: {text}"));
-            return 1;
-        }
+        Err(text) => return fail(broker, &text),
     };
     let fake = match fake_resources::read(&broker.config.borrow()) {
         Ok(fake) => fake,
-        Err(text) => {
-            broker.log(Severity::Err, &format!("rc1: {text}"));
-            return 1;
-        }
+        Err(text) => return fail(broker, &text),
     };
-    for module in STANDARD.iter().filter(|module| leader || !module.leader) {
-        if disabled
-            .split([',', ':', ' '])
-            .any(|name| name == module.name)
-        {
-            continue;
-        }
-        let mut name = module.name;
-        if name == "sched-simple"
-            && let Some(other) = &scheduler
-        {
-            name = other;
-        }
-        if name == "none" {
-            continue;
-        }
-        let stores = module.provides.contains(&"content-backing");
-        if stores && let Some(other) = &store {
-            name = other;
-        }
-        let Some(builtin) = broker.builtin(name) else {
-            let text = if stores {
-                format!("rc1: no module {name} provides content-backing")
-            } else {
-                format!("rc1: {name}: module not found in search path")
-            };
-            broker.log(Severity::Err, &text);
-            return 1;
-        };
-        let mut args: Vec<String> = module.args.iter().map(|arg| (*arg).to_owned()).collect();
+    for entry in order.into_iter().filter(|entry| is_here(broker, entry)) {
+        let name = entry.name.as_str();
+        let stores = entry.provides.iter().any(|name| name == "content-backing");
+        let mut args = entry.args.clone();
         if stores && let Some(source) = &restore {
             let code = persist::check_archive(broker, source).await;
             if code != 0 {
@@ -81,14 +57,18 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
                 false => Ok(()),
             };
             if let Err(error) = installed {
-                broker.log(Severity::Err, &format!("rc1: fake resources: {error}"));
-                return 1;
+                return fail(broker, &format!("fake resources: {error}"));
             }
         }
-        if let Err(error) = modules::load(broker, Program::builtin(builtin, name, name, args)).await
-        {
-            broker.log(Severity::Err, &format!("rc1: {name}: {error}"));
-            return 1;
+        let load = Load {
+            path: entry.module.clone(),
+            name: (entry.module != entry.name).then(|| entry.name.clone()),
+            loader: None,
+            args,
+            exec: entry.exec,
+        };
+        if let Err(error) = services::load_module(broker, load).await {
+            return fail(broker, &format!("{name}: {error}"));
         }
         let code = match (&restore, name) {
             (Some(source), _) if stores => persist::restore(broker, source).await,
@@ -109,7 +89,53 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     if leader && std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_none() {
         crate::cleanup::push(broker);
     }
-    0
+    run_scripts(broker, "rc1").await
+}
+
+/// Runs the scripts the site and the user have for the start (`rc1`) or the end (`rc3`), whatever
+/// comes of those before. Returns an exit code.
+async fn run_scripts(broker: &Rc<Broker>, list: &str) -> i32 {
+    let extra = std::env::var("FLUX_RC_EXTRA").unwrap_or_default();
+    let site = installation::get("confdir").unwrap_or_default();
+    let directories = std::iter::once(site.as_str()).chain(extra.split(':'));
+    let mut code = 0;
+    for directory in directories.filter(|directory| !directory.is_empty()) {
+        let directory = Path::new(directory).join(format!("{list}.d"));
+        let files = match regular_files(&directory) {
+            Ok(files) => files,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                let text = format!("{list}: {}: {error}", directory.display());
+                broker.log(Severity::Err, &text);
+                code = 1;
+                continue;
+            }
+        };
+        for file in files.iter().filter(|file| is_executable(file)) {
+            let name = file.display();
+            broker.log(Severity::Info, &format!("{list}.0: running {name}"));
+            let ended = runat::run_command(broker, &format!("{list}.0"), Command::new(file)).await;
+            let failure = match ended.and_then(std::convert::identity) {
+                Ok(status) if status.success() => continue,
+                Ok(status) => match (status.code(), status.signal()) {
+                    (None, Some(signum)) => format!("failed: {}", describe_signal(signum)),
+                    (code, _) => format!("failed with exit code {}", code.unwrap_or_default()),
+                },
+                Err(error) => format!("failed: {error}"),
+            };
+            broker.log(Severity::Err, &format!("{list}.0: {name} {failure}"));
+            code = 1;
+        }
+    }
+    if code != 0 {
+        let text = format!("{list}.0: one or more {list}.d scripts failed");
+        broker.log(Severity::Err, &text);
+    }
+    code
+}
+
+fn is_executable(file: &Path) -> bool {
+    nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
 /// Makes entries of the crontabs in the directory that `cron.directory` names. Returns an exit
@@ -159,27 +185,69 @@ fn regular_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The place of a module in the standard order. Its store and scheduler may be others than the
-/// standard ones. What is not of the standard set comes last.
-fn place(name: &str, store: Option<&str>, scheduler: Option<&str>) -> usize {
-    let is = |module: &Standard| {
-        let stands_in = |service| module.provides.contains(&service);
-        module.name == name
-            || store == Some(name) && stands_in("content-backing")
-            || scheduler == Some(name) && stands_in("sched")
-    };
-    STANDARD.iter().position(is).unwrap_or(STANDARD.len())
+/// The modules there are, with all that chooses among them.
+fn catalog(broker: &Broker) -> Result<Catalog, String> {
+    let files = Finder { say: &|_, _| {} }.module_files();
+    let mut catalog = Catalog::read(&files)?;
+    catalog.configure(&broker.config.borrow())?;
+    catalog.apply(&Known { broker });
+    let env = |name: &str| std::env::var(name).unwrap_or_default();
+    catalog.disable_all(&env(modprobe::DISABLE));
+    catalog.choose_scheduler(&env(modprobe::SCHED_MODULE))?;
+    if let Some(store) = persist::attr(broker, modprobe::BACKING_MODULE) {
+        catalog.choose_store(&store)?;
+    }
+    Ok(catalog)
 }
 
-/// Unloads whatever is loaded, in reverse of the standard order: a module that was reloaded meanwhile
-/// is still needed by those after it. Returns an exit code.
+/// What conditions of modules are held against.
+struct Known<'a> {
+    broker: &'a Broker,
+}
+
+impl Conditions for Known<'_> {
+    fn has_config(&self, key: &str) -> bool {
+        let config = self.broker.config.borrow();
+        let mut keys = key.split('.');
+        let first = keys.next().and_then(|key| config.get(key));
+        keys.fold(first, |value, key| value?.get(key))
+            .is_some_and(|value| !value.is_null())
+    }
+
+    fn has_attr(&self, name: &str) -> bool {
+        self.broker.attrs.borrow().get(name).is_some()
+    }
+
+    fn has_env(&self, name: &str) -> bool {
+        std::env::var_os(name).is_some()
+    }
+}
+
+fn is_here(broker: &Broker, entry: &modprobe::Entry) -> bool {
+    // The ranks were checked when they were read.
+    modprobe::on_rank(&entry.ranks, broker.router.rank().0).unwrap_or(false)
+}
+
+fn fail(broker: &Broker, text: &str) -> i32 {
+    broker.log(Severity::Err, &format!("rc1: {text}"));
+    1
+}
+
+/// Unloads whatever is loaded, those first that nobody knows, then in reverse of the order to load
+/// them: a module that was reloaded meanwhile is still needed by those after it. Returns an exit
+/// code.
 pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
-    let mut code = 0;
+    let mut code = run_scripts(broker, "rc3").await;
     let leader = broker.router.rank() == Rank::LEADER;
-    let store = persist::attr(broker, "content.backing-module");
-    let scheduler = std::env::var("FLUX_SCHED_MODULE").ok();
     let mut names = broker.modules.names();
-    names.sort_by_key(|name| place(name, store.as_deref(), scheduler.as_deref()));
+    let planned = catalog(broker);
+    if let Ok(catalog) = &planned {
+        let known = catalog.entries().iter().map(|entry| entry.name.as_str());
+        // Without an order, those loaded last go first.
+        let order = catalog.sorted(known.collect()).unwrap_or_default();
+        let place = |name: &String| order.iter().position(|entry| entry.name == *name);
+        names.sort_by_key(|name| place(name).unwrap_or(order.len()));
+    }
     for name in names.into_iter().rev() {
         if name == "rexec" {
             continue;
@@ -196,19 +264,4 @@ pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
         }
     }
     code
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_keep_their_place_whatever_they_are_called() {
-        let place = |name| place(name, Some("content-files"), Some("other-sched"));
-        assert_eq!(place("content-files"), place("content-sqlite"));
-        assert_eq!(place("other-sched"), place("sched-simple"));
-        assert!(place("content") < place("content-files"));
-        assert!(place("content-files") < place("kvs"));
-        assert!(place("mine") > place("sched-simple"));
-    }
 }

@@ -122,32 +122,37 @@ pub(crate) async fn run_logged(
     let started = Instant::now();
     let mut command = Command::new(shell());
     command.arg("-c").arg(command_line);
+    match run_command(broker, &appname, command).await {
+        Err(error) => {
+            let text = format!("{appname}: {command_line} error starting command: {error}");
+            broker.log(Severity::Err, &text);
+            127
+        }
+        Ok(status) => report(broker, &appname, command_line, started, status),
+    }
+}
+
+/// Runs a program with its output going to the log. The outer error is of its start.
+pub(crate) async fn run_command(
+    broker: &Rc<Broker>,
+    appname: &str,
+    mut command: Command,
+) -> std::io::Result<std::io::Result<ExitStatus>> {
     prepare(broker, &mut command);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let text = format!("{appname}: {command_line} error starting command: {error}");
-            broker.log(Severity::Err, &text);
-            return 127;
-        }
-    };
+    let mut child = command.spawn()?;
     broker.running.borrow_mut().command = signal_target(&child, true);
-    let log = |severity| {
-        let appname = &appname;
-        move |line: &str| broker.log(severity, &format!("{appname}: {line}"))
-    };
+    let log = |severity| move |line: &str| broker.log(severity, &format!("{appname}: {line}"));
     let stdout = log_lines(child.stdout.take(), log(Severity::Info));
     let stderr = log_lines(child.stderr.take(), log(Severity::Err));
     let (status, (), ()) = tokio::join!(child.wait(), stdout, stderr);
     broker.running.borrow_mut().command = None;
-    let code = report(broker, &appname, command_line, started, status);
     tokio::task::yield_now().await;
-    code
+    Ok(status)
 }
 
 /// Logs a stream line by line until it ends.

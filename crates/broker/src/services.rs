@@ -31,7 +31,7 @@ use crate::broker::Broker;
 use crate::internal::{OWN_MODULES, ServiceRoutes};
 use crate::lifecycle::State;
 use crate::modules::Program;
-use crate::{builtin, config, external, modules, runat};
+use crate::{config, external, modules, runat};
 
 type Shared = Rc<Broker>;
 
@@ -254,7 +254,7 @@ fn list_modules(broker: &Broker) -> Vec<Module> {
     modules
 }
 
-async fn load_module(broker: &Shared, load: Load) -> Result<(), RpcError> {
+pub(crate) async fn load_module(broker: &Shared, load: Load) -> Result<(), RpcError> {
     let stem = proto::module::name_of(&load.path).to_owned();
     let name = load.name.clone().unwrap_or_else(|| stem.clone());
     // The modules that come with the program stand in for the reference's files of that name.
@@ -507,10 +507,10 @@ fn broker() -> ServiceRoutes {
             );
             request.reply(&Empty {});
         })
-        .on::<BrokerConfBuiltin>(|broker, request, keys: ConfBuiltin| {
+        .on::<BrokerConfBuiltin>(|_broker, request, keys: ConfBuiltin| {
             let mut values = Map::new();
             for key in keys.keys {
-                match builtin::value(broker, &key) {
+                match types::installation::get(&key) {
                     Some(value) => values.insert(key, Value::String(value)),
                     None => {
                         let text = format!("{key}: invalid key");

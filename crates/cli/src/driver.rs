@@ -9,7 +9,9 @@ use types::Errno;
 
 use crate::environment::Environment;
 use crate::options::{Family, Parser, flag};
-use crate::{Program, builtin, commands, err, fail, out, outln, output};
+use types::installation;
+
+use crate::{Program, commands, err, fail, out, outln, output};
 
 static PARSER: Parser = Parser {
     name: "flux",
@@ -293,7 +295,7 @@ fn show_help() {
 
 /// What the installation says about its commands, and what we know of our own.
 fn help_listing() -> String {
-    let mut patterns = builtin::get("cmdhelp_pattern").unwrap_or_default();
+    let mut patterns = installation::get("cmdhelp_pattern").unwrap_or_default();
     if let Ok(more) = std::env::var("FLUX_CMDHELP_PATTERN") {
         patterns = format!("{patterns}:{more}");
     }

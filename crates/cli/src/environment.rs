@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::builtin;
+use types::installation;
 
 /// What `execvp(3)` searches where there is no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -44,7 +44,7 @@ impl Environment {
         ] {
             let values = [
                 var(&format!("{name}_PREPEND")),
-                builtin::get(key),
+                installation::get(key),
                 var(name),
             ];
             vars.push((name.to_owned(), Some(join(':', &values))));
@@ -52,7 +52,7 @@ impl Environment {
         for (name, key) in [("LUA_PATH", "lua_path_add"), ("LUA_CPATH", "lua_cpath_add")] {
             let values = [
                 var(&format!("FLUX_{name}_PREPEND")),
-                builtin::get(key),
+                installation::get(key),
                 var(name),
             ];
             vars.push((name.to_owned(), Some(join(';', &values) + ";;;")));
@@ -63,11 +63,11 @@ impl Environment {
         }
         let man = match var("MANPATH") {
             Some(path) => {
-                join(':', &[builtin::get("man_path"), Some(path.clone())])
+                join(':', &[installation::get("man_path"), Some(path.clone())])
                     + if path.ends_with(':') { ":" } else { "" }
             }
             // A trailing colon keeps the system's own pages in reach.
-            None => builtin::get("man_path").unwrap_or_default() + ":",
+            None => installation::get("man_path").unwrap_or_default() + ":",
         };
         vars.push(("MANPATH".to_owned(), Some(man)));
         for name in ["FLUX_RC_EXTRA", "FLUX_SHELL_RC_PATH"] {
@@ -80,7 +80,7 @@ impl Environment {
         }
         if argv0 != "flux" {
             let path = var("PATH").unwrap_or_else(|| DEFAULT_PATH.to_owned());
-            let path = search_path(&builtin::executable_dir(), &path);
+            let path = search_path(&installation::executable_dir(), &path);
             vars.push(("PATH".to_owned(), Some(path)));
         }
         Environment { vars }

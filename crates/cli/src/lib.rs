@@ -7,7 +7,6 @@
 #![warn(clippy::print_stderr)]
 
 mod attach;
-mod builtin;
 mod color;
 mod commands;
 mod config;

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 const FLUX: &str = env!("CARGO_BIN_EXE_flux");
 
 /// Without these nobody reads or writes the summary.
-const JOB_SERVICES: &str = "job-manager,job-ingest,job-info,job-list,job-exec,sched-simple";
+const JOB_SERVICES: &str = "job-manager,job-ingest,job-info,job-list,job-exec,sched";
 
 /// A state directory that goes when the test ends.
 struct Statedir(PathBuf);

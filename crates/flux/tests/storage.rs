@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 const FLUX: &str = env!("CARGO_BIN_EXE_flux");
 
 /// Storage is tested without the job services, which would only take time.
-const WITHOUT: &str = "job-manager,job-ingest,job-info,job-list,job-exec,sched-simple,resource";
+const WITHOUT: &str = "job-manager,job-ingest,job-info,job-list,job-exec,sched,resource";
 
 /// A directory that goes when the test ends.
 struct Scratch(PathBuf);

@@ -12,6 +12,7 @@ pub mod glob;
 pub mod hostlist;
 mod ids;
 pub mod idset;
+pub mod installation;
 mod role;
 mod signal;
 #[doc(hidden)]

@@ -11,7 +11,9 @@ use crate::config::{from_toml, merge_into};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use crate::{builtin, outln};
+use types::installation;
+
+use crate::outln;
 
 const PROG: &str = "flux-config";
 
@@ -211,7 +213,7 @@ fn show_builtin(words: &[String]) -> i32 {
     let [key] = args.words.as_slice() else {
         return BUILTIN.wrong_words();
     };
-    let result = match builtin::get(key) {
+    let result = match installation::get(key) {
         Some(value) => {
             outln!("{value}");
             Ok(0)

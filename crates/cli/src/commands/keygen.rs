@@ -9,7 +9,7 @@ use crate::driver::Invocation;
 use crate::err;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, arg};
-use crate::{builtin, timefmt};
+use crate::timefmt;
 
 static PARSER: Parser = Parser {
     name: "flux-keygen",
@@ -72,7 +72,7 @@ fn metadata<'a>(
         ("keygen.hostname", hostname.to_owned()),
         ("keygen.time", time),
         ("keygen.userid", nix::unistd::getuid().to_string()),
-        ("keygen.flux-core-version", builtin::VERSION.to_owned()),
+        ("keygen.flux-core-version", proto::VERSION.to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

@@ -6,7 +6,9 @@ use std::process::Command;
 use types::Errno;
 
 use crate::driver::{self, Invocation};
-use crate::{builtin, err, outln};
+use types::installation;
+
+use crate::{err, outln};
 
 /// The interpreter: `FLUX_PYTHON` or the first `python3` in the search path.
 fn interpreter() -> String {
@@ -21,7 +23,7 @@ fn interpreter() -> String {
 }
 
 fn with_bindings(command: &mut Command) -> &mut Command {
-    let own = builtin::get("python_path").unwrap_or_default();
+    let own = installation::get("python_path").unwrap_or_default();
     let path = match std::env::var("PYTHONPATH") {
         Ok(path) if !path.is_empty() => {
             command.env("FLUX_PYTHONPATH_ORIG", &path);
@@ -50,7 +52,7 @@ pub(crate) fn interpreter_command() -> Command {
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     match words.first().map(String::as_str) {
         Some("--get-path") => {
-            outln!("{}", builtin::get("python_path").unwrap_or_default());
+            outln!("{}", installation::get("python_path").unwrap_or_default());
             return 0;
         }
         Some("--list-versions") => return list_versions(),

@@ -9,7 +9,7 @@ use types::{Errno, fsd};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use crate::{builtin, outln, timefmt};
+use crate::{outln, timefmt};
 
 /// Where the eventlog is.
 const KEY: &str = "admin.eventlog";
@@ -80,7 +80,7 @@ async fn post(client: &client::Client, args: &Args, key: &str) -> Result<i32, Fa
     context.insert("version".to_owned(), json!(version));
     // The start must survive a crash right after it. The end is flushed with all else.
     let (name, flags) = if args.has("post-start-event") {
-        context.insert("core_version".to_owned(), json!(builtin::VERSION));
+        context.insert("core_version".to_owned(), json!(proto::VERSION));
         ("start", commit_flags::SYNC)
     } else {
         ("finish", 0)

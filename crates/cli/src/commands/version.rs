@@ -8,7 +8,9 @@ use types::Errno;
 use crate::driver::{self, Invocation};
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser};
-use crate::{builtin, err, outln};
+use types::installation;
+
+use crate::{err, outln};
 
 static VERSION: Parser = Parser {
     name: "flux version",
@@ -27,7 +29,7 @@ pub(crate) fn version(_: &Invocation<'_>, words: &[String]) -> i32 {
 
 /// Prints the versions.
 pub(crate) fn run() -> i32 {
-    let version = builtin::VERSION;
+    let version = proto::VERSION;
     outln!("commands:    \t\t{version}");
     outln!("libflux-core:\t\t{version}");
     let mut status = 0;
@@ -55,7 +57,7 @@ pub(crate) fn env(invocation: &Invocation<'_>, words: &[String]) -> i32 {
         return 0;
     }
     let python_path = {
-        let own = builtin::get("python_path").unwrap_or_default();
+        let own = installation::get("python_path").unwrap_or_default();
         match invocation.environment.get("PYTHONPATH") {
             Some(path) if !path.is_empty() => format!("{own}:{path}"),
             _ => own,
@@ -95,7 +97,7 @@ pub(crate) fn help(_: &Invocation<'_>, words: &[String]) -> i32 {
         }
         Some(topic) => topic,
     };
-    let marker = builtin::get("no_docs_path").unwrap_or_default();
+    let marker = installation::get("no_docs_path").unwrap_or_default();
     if std::path::Path::new(&marker).exists() && std::env::var_os("FLUX_IGNORE_NO_DOCS").is_none() {
         err!("flux: flux manual pages not built");
         return 1;

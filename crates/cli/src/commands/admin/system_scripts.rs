@@ -15,7 +15,9 @@ use crate::color::{self, DIM, GREEN, RED, YELLOW};
 use crate::driver::is_executable;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, flag, maybe};
-use crate::{builtin, err, outln};
+use types::installation;
+
+use crate::{err, outln};
 
 static SYSTEM_SCRIPTS: Parser = Parser {
     name: "flux-admin system-scripts",
@@ -132,12 +134,12 @@ impl Report<'_> {
     }
 
     fn system(&self) -> PathBuf {
-        let base = builtin::get("libexecdir").unwrap_or_default();
+        let base = installation::get("libexecdir").unwrap_or_default();
         Path::new(&base).join(format!("{}.d", self.name))
     }
 
     fn site(&self) -> PathBuf {
-        let base = builtin::get("confdir").unwrap_or_default();
+        let base = installation::get("confdir").unwrap_or_default();
         Path::new(&base)
             .join("system")
             .join(format!("{}.d", self.name))
@@ -190,7 +192,7 @@ fn runs_scripts(words: &[&str], name: &str) -> bool {
 /// Whether that flux-imp is another than the one that comes with this program, which may look for
 /// scripts elsewhere.
 fn is_foreign(words: &[&str]) -> bool {
-    let own = builtin::get("libexecdir").unwrap_or_default();
+    let own = installation::get("libexecdir").unwrap_or_default();
     let own = Path::new(&own).join("flux-imp");
     words
         .first()

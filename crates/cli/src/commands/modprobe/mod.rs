@@ -1,17 +1,18 @@
 //! `flux modprobe`: loading and removing modules with what they need (flux-modprobe(1)).
 //!
-//! The modules and what they need are in a [`catalog`]. Files in Python, which instances may have
+//! The modules and what they need are in a [`Catalog`]. Files in Python, which instances may have
 //! as `rc1.d` and `rc3.d`, are run by a program of their own with the Python bindings of Flux;
 //! where there are none, no Python is needed.
 
-mod catalog;
-mod paths;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use client::Client;
+use modprobe::{
+    BACKING_MODULE, Catalog, Conditions, DISABLE, Entry, Finder, SCHED_MODULE, on_rank,
+};
 use proto::Empty;
 use proto::attr::{AttrGet, Name};
 use proto::broker::{BrokerGetEnv, GetEnv};
@@ -26,8 +27,6 @@ use crate::driver::{self, Invocation};
 use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Family, Opt, Parser, flag};
 use crate::{err, outln};
-use catalog::{Catalog, Conditions, Entry, on_rank};
-use paths::Finder;
 
 const PREFIX: &str = "flux-modprobe: ERROR";
 
@@ -130,24 +129,15 @@ fn plain<'a>(catalog: &'a Catalog, keys: impl Fn(&'a Entry) -> &'a [String]) -> 
 
 /// Reads the catalog. Without an instance it is what the files say.
 async fn catalog(client: Option<&Client>, verbose: bool) -> Result<Catalog, Fail> {
-    let mut catalog = Catalog::standard()?;
-    for file in (Finder { verbose }).module_files() {
-        let text = paths::read(&file)?;
-        catalog
-            .add_toml(&text)
-            .map_err(|error| Fail::of(file.display(), error))?;
-    }
+    let say = teller(verbose);
+    let files = Finder { say: &say }.module_files();
+    let mut catalog = Catalog::read(&files).map_err(Fail::new)?;
     let mut known = Known::default();
     if let Some(client) = client {
         let config = client.handle().call::<ConfigGet>(Dest::Any, &Empty {});
         known.config = Value::Object(config.await?);
-        if let Some(modules) = known.config.get("modules") {
-            let table = modules
-                .as_object()
-                .ok_or_else(|| Fail::new("[modules] is not a table"))?;
-            catalog
-                .update(table)
-                .map_err(|error| Fail::of("[modules]", error))?;
+        if let Value::Object(config) = &known.config {
+            catalog.configure(config).map_err(Fail::new)?;
         }
         for name in plain(&catalog, |entry| &entry.needs_attrs) {
             let name = Name { name: name.into() };
@@ -171,11 +161,7 @@ async fn catalog(client: Option<&Client>, verbose: bool) -> Result<Catalog, Fail
         }
     }
     catalog.apply(&known);
-    // The variable names tasks, too; what is no module may be one.
-    let disabled = std::env::var("FLUX_MODPROBE_DISABLE").unwrap_or_default();
-    for name in disabled.split(',').filter(|name| !name.is_empty()) {
-        let _task = catalog.disable(name);
-    }
+    catalog.disable_all(&std::env::var(DISABLE).unwrap_or_default());
     Ok(catalog)
 }
 
@@ -269,7 +255,7 @@ impl Session {
         let (known, strange): (BTreeSet<&str>, BTreeSet<&str>) = names
             .iter()
             .partition(|name| self.catalog.named(name).is_some());
-        let sorted = self.catalog.sorted(known)?;
+        let sorted = self.catalog.sorted(known).map_err(Fail::new)?;
         let known = sorted.iter().rev().map(|entry| entry.name.clone());
         Ok(strange
             .into_iter()
@@ -300,7 +286,9 @@ fn load(words: &[String]) -> i32 {
             asked.insert(entry.name.as_str());
         }
         let present = session.loaded().await?;
-        let mut order = catalog.load_order(asked.iter().copied())?;
+        let mut order = catalog
+            .load_order(asked.iter().copied())
+            .map_err(Fail::new)?;
         order.retain(|entry| {
             let wanted = asked.contains(entry.name.as_str())
                 || (session.is_here(entry) && !catalog.is_unmet(entry));
@@ -419,7 +407,7 @@ fn rc1(words: &[String]) -> i32 {
         }
         let mut session = Session::open(args.has("verbose")).await?;
         choose_providers(&mut session).await?;
-        let files = finder(&args).rc_files("rc1");
+        let files = rc_files(&args, "rc1");
         if !files.is_empty() || args.has("show-deps") {
             return run_python(&session, "rc1", &files, &args);
         }
@@ -430,7 +418,8 @@ fn rc1(words: &[String]) -> i32 {
             .filter(|entry| session.is_here(entry));
         let mut order = session
             .catalog
-            .sorted(wanted.map(|entry| entry.name.as_str()).collect())?;
+            .sorted(wanted.map(|entry| entry.name.as_str()).collect())
+            .map_err(Fail::new)?;
         if !args.has("dry-run") {
             order.retain(|entry| !present.contains(&entry.name));
         }
@@ -445,7 +434,7 @@ fn rc3(words: &[String]) -> i32 {
     };
     fail::run(PREFIX, async {
         let session = Session::open(args.has("verbose")).await?;
-        let files = finder(&args).rc_files("rc3");
+        let files = rc_files(&args, "rc3");
         if !files.is_empty() || args.has("show-deps") {
             return run_python(&session, "rc3", &files, &args);
         }
@@ -456,46 +445,42 @@ fn rc3(words: &[String]) -> i32 {
     })
 }
 
-fn finder(args: &Args) -> Finder {
-    Finder {
-        verbose: args.has("verbose"),
+/// The files of `rc1` or `rc3`.
+fn rc_files(args: &Args, rc: &str) -> Vec<PathBuf> {
+    let say = teller(args.has("verbose"));
+    Finder { say: &say }.rc_files(rc)
+}
+
+/// Prints where files are looked for and found, if that is wanted.
+fn teller(verbose: bool) -> impl Fn(&str, &Path) {
+    move |what, path| {
+        if verbose {
+            outln!("{what} {}", path.display());
+        }
     }
 }
 
 /// Lets those modules provide the scheduler and the store that the environment and the attributes
 /// of the broker name.
 async fn choose_providers(session: &mut Session) -> Result<(), Fail> {
-    const VARIABLE: &str = "FLUX_SCHED_MODULE";
-    const ATTRIBUTE: &str = "content.backing-module";
-    let scheduler = match std::env::var(VARIABLE) {
-        Ok(module) => Some(module),
+    let scheduler = match std::env::var(SCHED_MODULE) {
+        Ok(module) => module,
         Err(_) => {
-            let env = broker_env(&session.client, vec![VARIABLE.to_owned()]).await?;
-            env.get(VARIABLE).and_then(Value::as_str).map(str::to_owned)
+            let names = vec![SCHED_MODULE.to_owned()];
+            let env = broker_env(&session.client, names).await?;
+            let module = env.get(SCHED_MODULE).and_then(Value::as_str);
+            module.unwrap_or_default().to_owned()
         }
     };
-    let name = ATTRIBUTE.to_owned();
-    let call = session
-        .client
-        .handle()
-        .call::<AttrGet>(Dest::Any, &Name { name });
-    let store = match call.await {
-        Ok(found) => Some(found.value),
-        Err(error) if error.errno == Errno::ENOENT => None,
-        Err(error) => return Err(Fail::of(ATTRIBUTE, error)),
-    };
-    for (source, service, module) in [
-        (VARIABLE, "sched", scheduler),
-        (ATTRIBUTE, "content-backing", store),
-    ] {
-        let result = match module.as_deref() {
-            None | Some("") => Ok(()),
-            Some("none") => session.catalog.disable(service),
-            Some(module) => session.catalog.set_alternative(service, module),
-        };
-        result.map_err(|error| Fail::of(source, error))?;
+    let catalog = &mut session.catalog;
+    catalog.choose_scheduler(&scheduler).map_err(Fail::new)?;
+    let name = BACKING_MODULE.to_owned();
+    let handle = session.client.handle();
+    match handle.call::<AttrGet>(Dest::Any, &Name { name }).await {
+        Ok(store) => catalog.choose_store(&store.value).map_err(Fail::new),
+        Err(error) if error.errno == Errno::ENOENT => Ok(()),
+        Err(error) => Err(Fail::of(BACKING_MODULE, error)),
     }
-    Ok(())
 }
 
 /// Becomes the program that runs rc files.

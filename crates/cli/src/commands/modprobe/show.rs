@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::catalog::{Catalog, Entry};
+use modprobe::{Catalog, Entry};
+
 use super::{PREFIX, catalog, no_such};
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Opt, Parser, arg, flag};

@@ -22,12 +22,12 @@ use tokio::sync::mpsc;
 use types::Errno;
 use wire::Message;
 
-use crate::builtin::VERSION;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Family, Parser, flag};
 use crate::resolve::{self, resolve};
 use crate::{err, signal as names};
+use proto::VERSION;
 use relay::Relay;
 
 const PROG: &str = "flux-proxy";

@@ -2,11 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use types::Errno;
-
-use crate::builtin;
-use crate::fail::Fail;
-use crate::outln;
+use types::{Errno, installation};
 
 /// What holds instead of the standard directories, and what follows them.
 const OVERRIDE: &str = "FLUX_MODPROBE_PATH";
@@ -16,7 +12,7 @@ const APPEND: &str = "FLUX_MODPROBE_PATH_APPEND";
 fn search_path(packages: &str) -> Vec<PathBuf> {
     let standard = || {
         let keys = [packages, "confdir"].into_iter();
-        keys.filter_map(builtin::get)
+        keys.filter_map(installation::get)
             .map(|dir| format!("{dir}/modprobe"))
             .collect::<Vec<_>>()
             .join(":")
@@ -33,34 +29,34 @@ fn search_path(packages: &str) -> Vec<PathBuf> {
 }
 
 /// Files that are there, of those looked for.
-pub(super) struct Finder {
-    /// Whether to say where it looks.
-    pub(super) verbose: bool,
+pub struct Finder<'a> {
+    /// Is told where it looks (`checking`) and what it finds (`loading`).
+    pub say: &'a dyn Fn(&str, &Path),
 }
 
-impl Finder {
+impl Finder<'_> {
     /// What describes modules: the site's `modprobe.toml` and what is in `modprobe.d`.
-    pub(super) fn module_files(&self) -> Vec<PathBuf> {
+    pub fn module_files(&self) -> Vec<PathBuf> {
         self.files("modprobe.toml", "datadir", "modprobe.d", "toml")
     }
 
     /// What `rc1` or `rc3` consists of.
-    pub(super) fn rc_files(&self, rc: &str) -> Vec<PathBuf> {
+    pub fn rc_files(&self, rc: &str) -> Vec<PathBuf> {
         self.files(&format!("{rc}.py"), "libexecdir", &format!("{rc}.d"), "py")
     }
 
     fn files(&self, main: &str, packages: &str, directory: &str, extension: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        if let Some(confdir) = builtin::get("confdir") {
+        if let Some(confdir) = installation::get("confdir") {
             let file = PathBuf::from(confdir).join("modprobe").join(main);
-            self.say("checking", &file);
+            (self.say)("checking", &file);
             if file.is_file() {
                 files.push(file);
             }
         }
         for dir in search_path(packages) {
             let dir = dir.join(directory);
-            self.say("checking", &dir.join(format!("*.{extension}")));
+            (self.say)("checking", &dir.join(format!("*.{extension}")));
             let Ok(entries) = dir.read_dir() else {
                 continue;
             };
@@ -72,19 +68,18 @@ impl Finder {
             files.extend(found);
         }
         for file in &files {
-            self.say("loading", file);
+            (self.say)("loading", file);
         }
         files
-    }
-
-    fn say(&self, what: &str, path: &Path) {
-        if self.verbose {
-            outln!("{what} {}", path.display());
-        }
     }
 }
 
 /// A file's text.
-pub(super) fn read(file: &Path) -> Result<String, Fail> {
-    std::fs::read_to_string(file).map_err(|error| Fail::of(file.display(), Errno::from_io(&error)))
+///
+/// # Errors
+///
+/// It cannot be read; the text names it.
+pub fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file)
+        .map_err(|error| format!("{}: {}", file.display(), Errno::from_io(&error)))
 }

@@ -1,18 +1,21 @@
 //! Compiled-in settings: where the installation keeps its parts.
 //!
-//! Everything lies relative to the executable, so that an installation can be moved.
+//! There is one executable, so most of what the reference looks for in directories is inside it.
+//! What there may be besides lies relative to the executable, so that an installation can be moved:
+//! `PREFIX/bin/flux` has further commands in `PREFIX/libexec/flux/cmd`. Configuration does not
+//! move.
 
 use std::path::{Path, PathBuf};
 
-/// The version commands and attributes report: the level of the reference we follow.
-pub(crate) const VERSION: &str = "0.88.0";
+/// The running executable.
+fn executable() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/flux"))
+}
 
 /// The directory of the running executable.
-pub(crate) fn executable_dir() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .and_then(|path| path.parent().map(Path::to_path_buf))
-        .unwrap_or_else(|| PathBuf::from("/usr/bin"))
+pub fn executable_dir() -> PathBuf {
+    let parent = executable().parent().map(Path::to_path_buf);
+    parent.unwrap_or_default()
 }
 
 fn prefix() -> PathBuf {
@@ -24,7 +27,7 @@ fn prefix() -> PathBuf {
 }
 
 /// A compiled-in setting, `None` if there is no such key.
-pub(crate) fn get(key: &str) -> Option<String> {
+pub fn get(key: &str) -> Option<String> {
     let prefix = prefix();
     let under = |path: &str| prefix.join(path).display().to_string();
     Some(match key {
@@ -34,7 +37,7 @@ pub(crate) fn get(key: &str) -> Option<String> {
         "lua_cpath_add" => under("lib/lua/5.4/?.so"),
         "lua_path_add" => under("share/lua/5.4/?.lua"),
         "python_path" => under("lib/flux/python"),
-        "python_wrapper" => under("libexec/flux/flux-python-wrapper"),
+        "python_wrapper" => under("libexec/flux/cmd/py-runner.py"),
         "man_path" => under("share/man"),
         "exec_path" => under("libexec/flux/cmd"),
         "connector_path" => under("lib/flux/connectors"),
@@ -43,13 +46,12 @@ pub(crate) fn get(key: &str) -> Option<String> {
         "rc3_path" => "flux modprobe rc3".to_owned(),
         "cmdhelp_pattern" => under("share/flux/help.d/*.json"),
         "pmi_library_path" => under("lib/flux/libpmi.so"),
-        "shell_path" => executable_dir().join("flux-shell").display().to_string(),
+        "shell_path" => executable().display().to_string(),
         "shell_pluginpath" => under("lib/flux/shell/plugins"),
         "shell_initrc" => "/etc/flux/shell/initrc.lua".to_owned(),
         "jobtap_pluginpath" => under("lib/flux/job-manager/plugins"),
         "upmi_pluginpath" => under("lib/flux/upmi/plugins"),
         "no_docs_path" => under("share/flux/.nodocs"),
-        "rundir" => "/run/flux".to_owned(),
         _ => return None,
     })
 }

@@ -5,38 +5,49 @@
 //! highest priority counts, then the last defined, unless an alternative is set.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use types::IdSet;
 
-use crate::config::from_toml;
-use crate::fail::Fail;
-
 /// The modules every instance has.
-const STANDARD: &str = include_str!("../../../assets/modprobe.toml");
+const STANDARD: &str = include_str!("../assets/modprobe.toml");
 
 const PRIORITY_DEFAULT: i64 = 100;
 
 /// A module that may be loaded.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) name: String,
+pub struct Entry {
+    /// Its name.
+    pub name: String,
     /// What to load under that name.
-    pub(super) module: String,
-    pub(super) args: Vec<String>,
+    pub module: String,
+    /// Its arguments.
+    pub args: Vec<String>,
     /// The ranks it belongs on, as [`on_rank`] has it.
-    pub(super) ranks: String,
-    pub(super) provides: Vec<String>,
-    pub(super) requires: Vec<String>,
-    pub(super) needs: Vec<String>,
-    pub(super) before: Vec<String>,
-    pub(super) after: Vec<String>,
-    pub(super) needs_config: Vec<String>,
-    pub(super) needs_attrs: Vec<String>,
-    pub(super) needs_env: Vec<String>,
-    pub(super) priority: i64,
-    pub(super) disabled: bool,
-    pub(super) exec: bool,
+    pub ranks: String,
+    /// Services it stands for.
+    pub provides: Vec<String>,
+    /// Modules and services that are loaded with it.
+    pub requires: Vec<String>,
+    /// Modules and services without which it is not used.
+    pub needs: Vec<String>,
+    /// Modules and services it is loaded before.
+    pub before: Vec<String>,
+    /// Modules and services it is loaded after.
+    pub after: Vec<String>,
+    /// Keys of the configuration without which it is not used; with `!`, with which.
+    pub needs_config: Vec<String>,
+    /// Broker attributes, likewise.
+    pub needs_attrs: Vec<String>,
+    /// Environment variables, likewise.
+    pub needs_env: Vec<String>,
+    /// Of those that provide the same service, the one with the highest is used.
+    pub priority: i64,
+    /// Whether it is not used.
+    pub disabled: bool,
+    /// Whether it runs in a process of its own.
+    pub exec: bool,
 }
 
 impl Entry {
@@ -102,7 +113,7 @@ impl Entry {
     }
 
     /// As `show` prints it.
-    pub(super) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         json!({
             "name": self.name,
             "module": self.module,
@@ -122,7 +133,7 @@ impl Entry {
 
 /// Whether a rank is among those a text means: `all`, `>N`, `<N` or an idset. Errors are texts for
 /// people.
-pub(super) fn on_rank(ranks: &str, rank: u32) -> Result<bool, String> {
+pub fn on_rank(ranks: &str, rank: u32) -> Result<bool, String> {
     let number = |text: &str| -> Result<u32, String> {
         text.parse().map_err(|_| format!("invalid ranks '{ranks}'"))
     };
@@ -142,16 +153,21 @@ pub(super) fn on_rank(ranks: &str, rank: u32) -> Result<bool, String> {
 }
 
 /// What conditions of modules are held against.
-pub(super) trait Conditions {
+pub trait Conditions {
+    /// Whether a dotted key of the configuration is set.
     fn has_config(&self, key: &str) -> bool;
+    /// Whether a broker attribute is set.
     fn has_attr(&self, name: &str) -> bool;
+    /// Whether an environment variable is set.
     fn has_env(&self, name: &str) -> bool;
 }
 
 /// All modules, in the order they were defined.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Catalog {
+pub struct Catalog {
     entries: Vec<Entry>,
+    /// What an instance is made of: modules, and services that some module provides.
+    parts: Vec<String>,
     /// The module that is to provide a service.
     alternatives: BTreeMap<String, String>,
     /// Names of modules and services that shall not be used.
@@ -162,17 +178,87 @@ pub(super) struct Catalog {
 
 impl Catalog {
     /// The modules every instance has.
-    pub(super) fn standard() -> Result<Catalog, Fail> {
+    ///
+    /// # Errors
+    ///
+    /// What a file says is wrong; the text names it.
+    pub fn standard() -> Result<Catalog, String> {
         let mut catalog = Catalog::default();
-        catalog.add_toml(STANDARD).map_err(Fail::new)?;
+        catalog.add_toml(STANDARD)?;
+        let parts = catalog.entries.iter().flat_map(|entry| {
+            let named = std::slice::from_ref(&entry.name);
+            let provides = Some(entry.provides.as_slice()).filter(|list| !list.is_empty());
+            provides.unwrap_or(named).iter().cloned()
+        });
+        catalog.parts = parts.collect();
         Ok(catalog)
     }
 
-    /// Adds what a file says. Errors are texts for people.
-    pub(super) fn add_toml(&mut self, text: &str) -> Result<(), String> {
-        let Value::Object(mut table) = from_toml(text)? else {
-            return Err("not a table".to_owned());
+    /// The modules every instance has, and what files say of them and others.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or what it says is wrong; the text names it.
+    pub fn read(files: &[PathBuf]) -> Result<Catalog, String> {
+        let mut catalog = Catalog::standard()?;
+        for file in files {
+            let text = crate::read(file)?;
+            catalog
+                .add_toml(&text)
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+        Ok(catalog)
+    }
+
+    /// Does as the configuration's `[modules]` table says, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// It is wrong; the text names it.
+    pub fn configure(&mut self, config: &Map<String, Value>) -> Result<(), String> {
+        let Some(modules) = config.get("modules") else {
+            return Ok(());
         };
+        let table = modules.as_object().ok_or("[modules] is not a table")?;
+        self.update(table)
+            .map_err(|error| format!("[modules]: {error}"))
+    }
+
+    /// Chooses the scheduler as [`SCHED_MODULE`](crate::SCHED_MODULE) says: a module, `none`, or
+    /// nothing, which leaves it as it is.
+    ///
+    /// # Errors
+    ///
+    /// The module is none; the text names it.
+    pub fn choose_scheduler(&mut self, module: &str) -> Result<(), String> {
+        let result = match module {
+            "" => Ok(()),
+            "none" => self.disable("sched"),
+            module => self.set_alternative("sched", module),
+        };
+        result.map_err(|error| format!("{}: {error}", crate::SCHED_MODULE))
+    }
+
+    /// Chooses the backing store as [`BACKING_MODULE`](crate::BACKING_MODULE) says.
+    ///
+    /// # Errors
+    ///
+    /// The module is none; the text names it.
+    pub fn choose_store(&mut self, module: &str) -> Result<(), String> {
+        self.set_alternative("content-backing", module)
+    }
+
+    /// Keeps from being used what a list says, names with commas between them. Names of tasks, which
+    /// may be there too, are passed over.
+    pub fn disable_all(&mut self, list: &str) {
+        for name in list.split(',').filter(|name| !name.is_empty()) {
+            let _task = self.disable(name);
+        }
+    }
+
+    /// Adds what a file says. Errors are texts for people.
+    pub fn add_toml(&mut self, text: &str) -> Result<(), String> {
+        let mut table = spec::config::from_toml(text)?;
         let modules = table.shift_remove("modules").unwrap_or_else(|| json!([]));
         let modules = modules.as_array().ok_or("modules is not an array")?;
         for module in modules {
@@ -190,7 +276,7 @@ impl Catalog {
     }
 
     /// Changes modules, by name, and alternatives. Errors are texts for people.
-    pub(super) fn update(&mut self, table: &Map<String, Value>) -> Result<(), String> {
+    pub fn update(&mut self, table: &Map<String, Value>) -> Result<(), String> {
         let tables = |value: &Value, key: &str| {
             let table = value.as_object().cloned();
             table.ok_or_else(|| format!("{key} is not a table"))
@@ -217,7 +303,7 @@ impl Catalog {
 
     /// Chooses the module that provides a service, and with it all that the two modules both
     /// provide. Errors are texts for people.
-    pub(super) fn set_alternative(&mut self, service: &str, module: &str) -> Result<(), String> {
+    pub fn set_alternative(&mut self, service: &str, module: &str) -> Result<(), String> {
         let entry = self.named(module);
         let entry = entry.filter(|entry| entry.answers_to(service));
         let entry = entry.ok_or_else(|| format!("no module {module} provides {service}"))?;
@@ -230,7 +316,7 @@ impl Catalog {
     }
 
     /// Keeps a module, or all that provide a service, from being used. Errors are texts for people.
-    pub(super) fn disable(&mut self, name: &str) -> Result<(), String> {
+    pub fn disable(&mut self, name: &str) -> Result<(), String> {
         if !self.entries.iter().any(|entry| entry.answers_to(name)) {
             return Err(format!("no such module or task '{name}'"));
         }
@@ -239,7 +325,7 @@ impl Catalog {
     }
 
     /// Finds out which modules' conditions hold.
-    pub(super) fn apply(&mut self, conditions: &dyn Conditions) {
+    pub fn apply(&mut self, conditions: &dyn Conditions) {
         let holds = |key: &String, has: &dyn Fn(&str) -> bool| match key.strip_prefix('!') {
             Some(key) => !has(key),
             None => has(key),
@@ -256,17 +342,17 @@ impl Catalog {
     }
 
     /// Every module.
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// A module by its own name.
-    pub(super) fn named(&self, name: &str) -> Option<&Entry> {
+    pub fn named(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
     /// Whether a module may be used.
-    pub(super) fn is_enabled(&self, entry: &Entry) -> bool {
+    pub fn is_enabled(&self, entry: &Entry) -> bool {
         self.is_viable(entry, &mut Vec::new())
     }
 
@@ -289,7 +375,7 @@ impl Catalog {
 
     /// The module that a name of a module or service stands for. One that may not be used is
     /// better than none.
-    pub(super) fn resolve(&self, name: &str) -> Option<&Entry> {
+    pub fn resolve(&self, name: &str) -> Option<&Entry> {
         if let Some(entry) = self.named(name) {
             return Some(entry);
         }
@@ -313,19 +399,19 @@ impl Catalog {
     }
 
     /// Whether a module's conditions do not hold.
-    pub(super) fn is_unmet(&self, entry: &Entry) -> bool {
+    pub fn is_unmet(&self, entry: &Entry) -> bool {
         self.unmet.contains(&entry.name)
     }
 
     /// Whether a module requires another.
-    pub(super) fn requires(&self, entry: &Entry, name: &str) -> bool {
+    pub fn requires(&self, entry: &Entry, name: &str) -> bool {
         self.named(name)
             .is_some_and(|other| entry.requires.iter().any(|name| other.answers_to(name)))
     }
 
     /// The modules an instance has: those that may be used, and are the ones for something they
     /// provide if they provide anything.
-    pub(super) fn chosen(&self) -> impl Iterator<Item = &Entry> {
+    pub fn chosen(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| {
             let mut provides = entry.provides.iter();
             let is_the_one = |name: &String| {
@@ -336,8 +422,21 @@ impl Catalog {
         })
     }
 
+    /// The modules to load when an instance starts, in order: those it is made of and what they
+    /// require, as far as they may be used. Others that files add wait until they are asked for.
+    ///
+    /// # Errors
+    ///
+    /// Some come after each other.
+    pub fn start_order(&self) -> Result<Vec<&Entry>, String> {
+        let parts = self.parts.iter().filter_map(|name| self.resolve(name));
+        let mut order = self.load_order(parts.map(|entry| entry.name.as_str()))?;
+        order.retain(|entry| self.is_enabled(entry));
+        Ok(order)
+    }
+
     /// The modules that a module requires, by name.
-    pub(super) fn requirements<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a Entry> {
+    pub fn requirements<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a Entry> {
         entry.requires.iter().filter_map(|name| self.resolve(name))
     }
 
@@ -346,10 +445,10 @@ impl Catalog {
     /// # Errors
     ///
     /// Some come after each other.
-    pub(super) fn load_order<'a>(
+    pub fn load_order<'a>(
         &'a self,
         names: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Vec<&'a Entry>, Fail> {
+    ) -> Result<Vec<&'a Entry>, String> {
         let mut wanted = BTreeSet::new();
         let mut next: Vec<&str> = names.into_iter().collect();
         while let Some(name) = next.pop() {
@@ -367,7 +466,7 @@ impl Catalog {
     /// # Errors
     ///
     /// Some come after each other.
-    pub(super) fn sorted<'a>(&'a self, mut wanted: BTreeSet<&str>) -> Result<Vec<&'a Entry>, Fail> {
+    pub fn sorted<'a>(&'a self, mut wanted: BTreeSet<&str>) -> Result<Vec<&'a Entry>, String> {
         let mut order: Vec<&Entry> = Vec::new();
         while !wanted.is_empty() {
             let waits = |entry: &Entry| {
@@ -387,8 +486,7 @@ impl Catalog {
                 .find(|entry| wanted.contains(entry.name.as_str()) && !waits(entry));
             let Some(ready) = ready else {
                 let names: Vec<&str> = wanted.into_iter().collect();
-                let text = format!("nodes are in a cycle: {}", names.join(", "));
-                return Err(Fail::new(text));
+                return Err(format!("nodes are in a cycle: {}", names.join(", ")));
             };
             wanted.remove(ready.name.as_str());
             order.push(ready);
@@ -399,8 +497,6 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use proto::module::STANDARD as STANDARD_MODULES;
-
     use super::*;
 
     const SCHEDULERS: &str = r#"
@@ -426,21 +522,47 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_modules_are_those_the_broker_loads() {
-        let catalog = Catalog::standard().expect("valid");
-        let chosen: BTreeSet<(&str, bool)> = catalog
-            .chosen()
-            .map(|entry| (entry.name.as_str(), entry.ranks == "0"))
-            .collect();
-        let expect = STANDARD_MODULES
-            .iter()
-            .map(|module| (module.name, module.leader));
-        assert_eq!(chosen, expect.collect());
-        for module in STANDARD_MODULES {
-            for service in module.provides {
-                assert_eq!(provider(&catalog, service), module.name);
-            }
-        }
+    fn an_instance_has_these_modules_in_this_order() {
+        let catalog = catalog("[[modules]]\nname = 'other'\nrequires = ['kvs']");
+        let order = catalog.start_order().expect("no cycle");
+        let shown = order.iter().map(|entry| {
+            let mark = if entry.ranks == "0" { "*" } else { "" };
+            format!("{}{mark}", entry.name)
+        });
+        let shown: Vec<String> = shown.collect();
+        assert_eq!(
+            shown.join(" "),
+            "heartbeat content cron* content-sqlite* kvs kvs-watch resource job-manager* job-info \
+             job-list* job-ingest job-exec* sched-simple*"
+        );
+    }
+
+    #[test]
+    fn schedulers_and_stores_are_chosen_by_name() {
+        let mut catalog = Catalog::standard().expect("valid");
+        let config = json!({"modules": {
+            "alternatives": {"sched": "sched-backfill"},
+            "sched-backfill": {"args": ["queue-depth=5"]},
+            "cron": {"disabled": true},
+        }});
+        catalog
+            .configure(config.as_object().expect("a table"))
+            .expect("valid");
+        let names = |catalog: &Catalog| -> Vec<String> {
+            let order = catalog.start_order().expect("no cycle");
+            order.iter().map(|entry| entry.name.clone()).collect()
+        };
+        assert!(names(&catalog).contains(&"sched-backfill".to_owned()));
+        assert!(!names(&catalog).contains(&"cron".to_owned()));
+        assert_eq!(catalog.choose_store("content-files"), Ok(()));
+        assert_eq!(catalog.choose_scheduler("none"), Ok(()));
+        assert_eq!(catalog.choose_scheduler(""), Ok(()));
+        assert!(names(&catalog).contains(&"content-files".to_owned()));
+        assert!(!names(&catalog).iter().any(|name| name.starts_with("sched")));
+        assert_eq!(
+            catalog.choose_scheduler("nosuch"),
+            Err("FLUX_SCHED_MODULE: no module nosuch provides sched".to_owned())
+        );
     }
 
     #[test]
