@@ -4,7 +4,6 @@ use serde_json::{Map, Value, json};
 use types::Errno;
 
 use crate::fail::Fail;
-use crate::submit::set_path;
 
 /// Merges `b` into `a`, tables by key.
 pub(crate) fn merge_into(a: &mut Value, b: Value) {
@@ -43,7 +42,7 @@ fn piece(item: &str) -> Result<Value, Fail> {
     if let Some((key, value)) = item.split_once('=') {
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         let mut table = Map::new();
-        set_path(&mut table, key, value);
+        spec::jobspec::set_path(&mut table, key, value).map_err(|error| fail(&error))?;
         return Ok(table.into());
     }
     let path = if item.ends_with(".toml") || item.ends_with(".json") {

@@ -10,6 +10,8 @@ use tokio::sync::{Notify, mpsc};
 use types::{Cred, Errno};
 use wire::{Kind, Message, StreamDecoder, StreamOutput};
 
+use crate::trace::Trace;
+
 /// Bytes a client may have waiting for the broker. A program that makes more calls than the
 /// broker can read is in error unless it waits for [`Link::drained`]; past this the connection is
 /// given up rather than memory.
@@ -31,6 +33,7 @@ pub(crate) struct Link {
     wake_reaper: Notify,
     cred: Cred,
     incoming: RefCell<Option<mpsc::Sender<Message>>>,
+    trace: Option<Trace>,
 }
 
 impl Link {
@@ -44,6 +47,7 @@ impl Link {
             wake_reaper: Notify::new(),
             cred,
             incoming: RefCell::new(None),
+            trace: Trace::wanted(),
         })
     }
 
@@ -150,6 +154,9 @@ impl Link {
     }
 
     fn deliver(&self, handle: &Handle, message: Message) {
+        if let Some(trace) = &self.trace {
+            trace.show(&message);
+        }
         if matches!(message.kind, Kind::Response { .. }) && message.routes().is_empty() {
             return handle.on_response(message);
         }
@@ -184,6 +191,9 @@ impl Transport for Link {
         }
         if self.cred != Cred::UNKNOWN {
             message.cred = self.cred;
+        }
+        if let Some(trace) = &self.trace {
+            trace.show(&message);
         }
         let waiting = {
             let mut output = self.output.borrow_mut();

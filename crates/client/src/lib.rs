@@ -8,6 +8,7 @@ pub mod archive;
 mod connect;
 mod connection;
 pub mod kvs;
+mod trace;
 mod uri;
 
 pub use connect::{Client, OpenError, open, seen_through_proxy};

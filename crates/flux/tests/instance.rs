@@ -93,6 +93,24 @@ fn nothing_is_left_behind() {
 }
 
 #[test]
+fn scripts_of_users_run_at_the_start_and_the_end() {
+    check(
+        1,
+        r#"
+dir=$(mktemp -d); mkdir $dir/rc1.d $dir/rc3.d; echo no script >$dir/rc1.d/README
+for script in rc1.d/b rc1.d/a rc3.d/c; do
+    printf '#!/bin/sh\necho %s $(flux getattr size) >&2\n' $script >$dir/$script
+    chmod +x $dir/$script
+done
+echo exit 4 >>$dir/rc3.d/c
+FLUX_RC_EXTRA=/no/such:$dir flux start true 2>&1 | sed -n "s/.*err\[0\]: //; s,$dir/,,; /Exited/d; p"
+rm -r $dir"#,
+        "rc1.0: rc1.d/a 1\nrc1.0: rc1.d/b 1\nrc3.0: rc3.d/c 1\n\
+         rc3.0: rc3.d/c failed with exit code 4\nrc3.0: one or more rc3.d scripts failed\n",
+    );
+}
+
+#[test]
 fn every_shape_of_tree_carries_messages() {
     for topology in ["kary:1", "kary:2", "kary:0", "binomial", "mincrit:2"] {
         let set = format!("-Stbon.topo={topology}");

@@ -1,28 +1,12 @@
 //! Instances within and beside others: proxies, and what a job that is an instance is given.
 
-use std::process::{Command, Output, Stdio};
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::check;
 
 const FLUX: &str = env!("CARGO_BIN_EXE_flux");
-
-/// Runs a shell script as the initial program of an instance.
-fn script(text: &str) -> Output {
-    Command::new(FLUX)
-        .args(["start", "sh", "-c", text])
-        .env_remove("FLUX_URI")
-        .env("SHELL", "/bin/sh")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program was built")
-}
-
-/// The script succeeds and prints just this.
-fn check(text: &str, expect: &str) {
-    let output = script(text);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{printed}\n{said}");
-    assert_eq!(printed, expect, "{text}\n{said}");
-}
 
 #[test]
 fn a_proxy_carries_calls_streams_and_the_exit_code() {
@@ -104,5 +88,60 @@ fn top_shows_the_instance_it_is_pointed_at() {
          sed '/running/p; $!d; s/.* R 1/R 1/; s/ [^ ]* sleep/ sleep/' $dir/dump; \
          grep -c 'depth: 1' $dir/log; flux top </dev/null 2>&1; rm -r $dir; flux cancel $id",
         "1 running\nR 1 1 sleep\n1\nflux-top: stdin is not a terminal\n",
+    );
+}
+
+#[test]
+fn jobs_without_a_time_limit_end_with_their_instance() {
+    check(
+        r#"
+id=$(flux alloc --bg -n1 -t5m)
+p="flux proxy $id?local"
+job=$($p flux submit --wait-event=start sleep 300)
+change() {
+    flux update $id duration=$1
+    $p flux job wait-event -t 20 -c $2 $job resource-update >/dev/null
+}
+change +5m 1; change inf 2; change 1h 3
+$p flux dmesg | grep -o 'updated expiration of .* (.*)' | sed 's/from.*to.*(/(/; s/ƒ[^ ]*/it/'
+$p flux job timeleft $job | sed 's/35[0-9][0-9]/an hour/'
+flux cancel -q $id"#,
+        "updated expiration of it (+300)\n\
+         updated expiration of it (+inf)\n\
+         updated expiration of it (-inf)\n\
+         an hour\n",
+    );
+}
+
+#[test]
+fn an_instance_without_a_watch_over_its_end_still_has_one() {
+    check(
+        "flux alloc -n1 -t 5m --conf=resource.no-update-watch=true --conf=resource.rediscover=true \
+             sh -c 'flux dmesg | grep -c job-info.lookup; \
+                    test $(flux run flux job timeleft) -le 300 && echo ends'",
+        "1\nends\n",
+    );
+}
+
+#[test]
+fn an_instance_in_the_background_says_how_it_failed() {
+    check(
+        r#"
+export FLUX_URI_RESOLVE_LOCAL=t
+dir=$(mktemp -d); mkdir $dir/rc1.d
+printf '#!/bin/sh\necho rc1 $(flux getattr rank)\nexit 3\n' >$dir/rc1.d/fails
+chmod +x $dir/rc1.d/fails
+FLUX_RC_EXTRA=$dir flux alloc --bg -n1 2>&1 | sed 's/ƒ[^:]*/it/'
+flux alloc --bg -n1 --broker-opts=--xx 2>&1 | sed 's/ƒ[^:]*/it/' | grep -oE 'unrec.*option|it: .*'
+flux queue stop >/dev/null
+mkfifo $dir/said
+flux alloc --bg -v -n1 2>$dir/said & pid=$!
+exec 3<$dir/said; read -r line <&3
+kill -INT $pid; wait $pid || echo refused
+sed 's/ƒ[^:]*/it/' <&3
+rm -r $dir"#,
+        "flux-alloc: ERROR: it: instance startup failed\n\
+         unrecognized option\nit: unexpectedly exited\n\
+         refused\nit: Interrupt: canceling job\n",
     );
 }

@@ -189,7 +189,8 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// The fold of a log that has one event: `submit`.
+    /// The fold of a log that has one event: `submit`. Without a version it is of a time when jobs
+    /// were not validated after that.
     ///
     /// Errors: [`FoldError::Submit`], [`FoldError::Context`].
     pub fn submitted(entry: &Entry) -> Result<Fold, FoldError> {
@@ -203,7 +204,7 @@ impl Fold {
         let flags = number("flags")? as i32;
         let mut times = [0.0; 7];
         times[0] = entry.timestamp;
-        Ok(Fold {
+        let mut fold = Fold {
             state: State::New,
             userid: UserId(number("userid")? as u32),
             urgency: number("urgency")? as i32,
@@ -223,7 +224,11 @@ impl Fold {
             exception: None,
             expiration: None,
             times,
-        })
+        };
+        if entry.get_i64("version").is_none() {
+            fold.enter(State::Depend, entry.timestamp);
+        }
+        Ok(fold)
     }
 
     /// The fold of a whole log. Errors: see [`FoldError`].
@@ -542,6 +547,17 @@ mod tests {
             State::Depend,
             Outcome::Failed,
         );
+    }
+
+    #[test]
+    fn jobs_of_old_were_not_validated() {
+        let context = json!({"userid": 5, "urgency": 16, "flags": 0});
+        let context = context.as_object().expect("an object").clone();
+        let submit = Entry::with_context(100.0, "submit", context);
+        let depend = crate::event::plain(101.0, "depend");
+        let fold = Fold::replay([&submit, &depend]).expect("valid");
+        assert_eq!(fold.state, State::Priority);
+        assert_eq!(fold.times[State::Depend.index()], fold.t_submit());
     }
 
     #[test]

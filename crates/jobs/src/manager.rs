@@ -177,8 +177,8 @@ pub struct Jobs {
     pub(crate) owner: Option<UserId>,
     pub(crate) exec_online: bool,
     posts: VecDeque<Post>,
-    /// The end of the instance, seconds since the epoch; 0 for none.
-    pub instance_expiration: f64,
+    /// The end of the instance once known, seconds since the epoch; 0 for none.
+    pub(crate) instance_expiration: Option<f64>,
 }
 
 /// The highest id, 0 at first.

@@ -339,6 +339,28 @@ impl Jobs {
         self.settle(now, out);
     }
 
+    /// When the instance ends, 0 for never. Where that changes, running jobs without a duration of
+    /// their own end with it. Returns the end known before, and these jobs with the end they had.
+    pub fn set_instance_expiration(
+        &mut self,
+        now: f64,
+        expiration: f64,
+        out: &mut Effects,
+    ) -> (Option<f64>, Vec<(JobId, f64)>) {
+        let before = self.instance_expiration.replace(expiration);
+        let mut jobs = Vec::new();
+        if before.is_some_and(|before| before != expiration) {
+            let follows = |job: &&Job| job.fold.state == State::Run && job.duration() == 0.0;
+            let running = self.active.values().filter(follows);
+            jobs.extend(running.map(|job| (job.id, job.expiration())));
+        }
+        for (id, _) in &jobs {
+            self.post(*id, event::resource_update(now, expiration));
+        }
+        self.settle(now, out);
+        (before, jobs)
+    }
+
     // Waiting.
 
     /// Waits for a waitable job, or any. `Ok(Some)` if one is over already; otherwise `token` is
@@ -537,7 +559,7 @@ impl Jobs {
 
 fn new_expiration(jobs: &Jobs, job: &Job, now: f64, duration: f64) -> Result<f64, Refusal> {
     if duration == 0.0 {
-        return Ok(jobs.instance_expiration);
+        return Ok(jobs.instance_expiration.unwrap_or(0.0));
     }
     let start = job
         .resources

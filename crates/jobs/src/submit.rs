@@ -145,8 +145,9 @@ impl Jobs {
         if plugins.has(Plugin::LimitDuration) {
             self.policy.check_duration(queue, duration)?;
         }
-        if self.instance_expiration > 0.0 && plugins.has(Plugin::ValidateDuration) {
-            let left = self.instance_expiration - now;
+        let end = self.instance_expiration.filter(|end| *end > 0.0);
+        if let Some(end) = end.filter(|_| plugins.has(Plugin::ValidateDuration)) {
+            let left = end - now;
             if duration > left {
                 return Err(format!(
                     "job duration ({}) exceeds remaining instance lifetime ({})",

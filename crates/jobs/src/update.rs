@@ -30,14 +30,10 @@ pub fn apply_updates(
 
 /// Applies the context of a `jobspec-update`: values by dotted key.
 pub(crate) fn update_jobspec(jobspec: &mut Object, updates: &Object) {
-    let mut document = Value::Object(std::mem::take(jobspec));
     for (key, value) in updates {
         // A path through something that is no object cannot be followed; the key is ignored, as
         // every reader of the log must do the same with it.
-        let _unreachable_path = spec::jobspec::set_path(&mut document, key, value.clone());
-    }
-    if let Value::Object(object) = document {
-        *jobspec = object;
+        let _unreachable_path = spec::jobspec::set_path(jobspec, key, value.clone());
     }
 }
 

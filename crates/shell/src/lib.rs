@@ -178,6 +178,8 @@ async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
     if !fatal.silent {
         shell.log.write(Level::Fatal, None, &fatal.message);
     }
+    // That the tasks end now is nobody's doing but this shell's.
+    shell.first_exit.set(true);
     shell.signal_tasks(libc::SIGKILL);
     if shell.is_leader()
         && let Err(error) = shell.store.sync().await

@@ -181,12 +181,12 @@ impl StreamConfig {
         };
         let default = match stream {
             Stream::Out => Buffering::Line,
-            Stream::Err => Buffering::None,
+            Stream::Err => Buffering::Eager,
         };
         let buffering = match option("buffer.type").map(|value| (value, value.as_str())) {
             None => default,
             Some((_, Some("line"))) => Buffering::Line,
-            Some((_, Some("none"))) => Buffering::None,
+            Some((_, Some("none"))) => Buffering::Eager,
             Some((value, text)) => {
                 let text = text.map_or(value.to_string(), str::to_owned);
                 warn.push(format!("invalid buffer type specified: {text}"));

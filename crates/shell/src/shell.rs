@@ -266,10 +266,15 @@ impl Shell {
             if credits > 0 {
                 return self.credits.set(credits - 1);
             }
-            self.log.debug("flow control stop");
+            self.log_flow("stop");
             self.credit_given.notified().await;
-            self.log.debug("flow control start");
+            self.log_flow("start");
         }
+    }
+
+    fn log_flow(&self, what: &str) {
+        let text = format!("flow control {what}");
+        self.log.write(Level::Debug, Some("output.client"), &text);
     }
 
     async fn ask_credit(self: Rc<Self>) {

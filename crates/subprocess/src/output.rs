@@ -15,6 +15,8 @@ const READ_SIZE: usize = 64 << 10;
 pub enum Buffering {
     /// After each newline.
     Line,
+    /// After each newline, but what is not ended by one does not wait for it.
+    Eager,
     /// As it comes.
     None,
 }
@@ -54,6 +56,10 @@ impl Splitter {
         let newline = match self.buffering {
             Buffering::Line => fresh.iter().position(|byte| *byte == b'\n'),
             Buffering::None => Some(fresh.len() - 1),
+            Buffering::Eager => {
+                let newline = fresh.iter().position(|byte| *byte == b'\n');
+                Some(newline.unwrap_or(fresh.len() - 1))
+            }
         };
         match newline {
             Some(at) => Some(self.take((self.scanned + at + 1).min(self.max))),
@@ -67,13 +73,13 @@ impl Splitter {
 
     /// All complete lines at once, or else what [`Splitter::next_piece`] gives.
     pub fn next_lines(&mut self) -> Option<Bytes> {
-        if self.buffering == Buffering::Line {
-            let fresh = &self.buffer[self.scanned..];
-            if let Some(at) = fresh.iter().rposition(|byte| *byte == b'\n') {
-                return Some(self.take((self.scanned + at + 1).min(self.max)));
-            }
+        let fresh = &self.buffer[self.scanned..];
+        let newline = fresh.iter().rposition(|byte| *byte == b'\n');
+        match (self.buffering, newline) {
+            (Buffering::Line, Some(at)) => Some(self.take((self.scanned + at + 1).min(self.max))),
+            (Buffering::Line, None) => self.next_piece(),
+            (Buffering::Eager | Buffering::None, _) => self.rest(),
         }
-        self.next_piece()
     }
 
     /// What is left at the end of the stream.
@@ -187,6 +193,15 @@ mod tests {
         let mut splitter = Splitter::new(Buffering::None, 8);
         let found = pieces(&mut splitter, &["a", "b\nc", "0123456789"]);
         assert_eq!(found, ["a", "b\nc", "01234567", "89"]);
+    }
+
+    #[test]
+    fn eager_lines_come_one_by_one_and_fragments_at_once() {
+        let mut splitter = Splitter::new(Buffering::Eager, 8);
+        let found = pieces(&mut splitter, &["a", "b\nc\nd", "0123456789"]);
+        assert_eq!(found, ["a", "b\n", "c\n", "d", "01234567", "89"]);
+        splitter.buffer().extend_from_slice(b"a\nb");
+        assert_eq!(splitter.next_lines().as_deref(), Some(&b"a\nb"[..]));
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn load(words: &[String]) -> i32 {
 
 /// The configuration that `key.key=value` words make; values are JSON, or else text.
 fn conf(settings: &[String]) -> Result<Option<serde_json::Map<String, Value>>, Fail> {
-    let mut conf = Value::Object(serde_json::Map::new());
+    let mut conf = serde_json::Map::new();
     for word in settings {
         let (key, value) = match word.split_once('=') {
             Some((key, text)) => {
@@ -113,10 +113,7 @@ fn conf(settings: &[String]) -> Result<Option<serde_json::Map<String, Value>>, F
         };
         spec::jobspec::set_path(&mut conf, key, value).map_err(|error| Fail::of(word, error))?;
     }
-    match conf {
-        Value::Object(conf) if !conf.is_empty() => Ok(Some(conf)),
-        _ => Ok(None),
-    }
+    Ok(Some(conf).filter(|conf| !conf.is_empty()))
 }
 
 fn remove(words: &[String]) -> i32 {

@@ -14,6 +14,8 @@ use crate::{datetime, err};
 
 type Object = Map<String, Value>;
 
+const OPTIONS: &str = "attributes.system.shell.options";
+
 /// What a command makes of its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -70,7 +72,7 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
     }
     for text in args.all("setopt") {
         let (key, value) = key_value("--setopt", text)?;
-        set(&mut options, &key, value);
+        set(OPTIONS, &mut options, &key, value)?;
     }
     if !options.is_empty() {
         system.insert("shell".into(), json!({ "options": options }));
@@ -110,7 +112,7 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
                 None => format!("system.{key}"),
             },
         };
-        set(&mut attributes, &key, value);
+        set("attributes", &mut attributes, &key, value)?;
     }
     Ok(json!({
         "resources": [resources],
@@ -284,29 +286,26 @@ fn stdio(args: &Args, kind: Kind, options: &mut Object) -> Result<(), Fail> {
         Some(path) if kind == Kind::Tasks && is_ids(&path) => {
             return Err(Fail::new("per-task input not supported for submit"));
         }
-        Some(path) if wanted(&path) => set(options, "input.stdin", file(path)),
+        Some(path) if wanted(&path) => set(OPTIONS, options, "input.stdin", file(path))?,
         _ => {}
     }
     let default = (kind == Kind::Batch).then_some("flux-{{id}}.out");
+    let mut set = |key: &str, value| set(OPTIONS, options, key, value);
     for (key, stream, default) in [("output", "stdout", default), ("error", "stderr", None)] {
         let path = args.get(key).or(default).filter(wanted);
         if let Some(path) = path {
-            set(options, &format!("output.{stream}"), file(path));
+            set(&format!("output.{stream}"), file(path))?;
             if args.has("label-io") {
-                set(options, &format!("output.{stream}.label"), true.into());
+                set(&format!("output.{stream}.label"), true.into())?;
             }
         }
     }
     if args.has("unbuffered") {
         for stream in ["stdout", "stderr"] {
-            set(
-                options,
-                &format!("output.{stream}.buffer.type"),
-                "none".into(),
-            );
+            set(&format!("output.{stream}.buffer.type"), "none".into())?;
         }
-        set(options, "output.batch-timeout", json!(0.05));
-        set(options, "input.batch-timeout", json!(0.0));
+        set("output.batch-timeout", json!(0.05))?;
+        set("input.batch-timeout", json!(0.0))?;
     }
     Ok(())
 }
@@ -388,21 +387,13 @@ fn key_value(option: &str, text: &str) -> Result<(String, Value), Fail> {
     Ok((key.to_owned(), value))
 }
 
-/// Sets a dotted key, making objects on the way.
-pub(crate) fn set(object: &mut Object, key: &str, value: Value) {
-    let Some((head, rest)) = key.split_once('.') else {
-        object.insert(key.to_owned(), value);
-        return;
-    };
-    let inner = object
-        .entry(head)
-        .or_insert_with(|| Value::Object(Object::new()));
-    if !inner.is_object() {
-        *inner = Value::Object(Object::new());
-    }
-    if let Value::Object(inner) = inner {
-        set(inner, rest, value);
-    }
+/// Sets a dotted key below `root`, making objects on the way.
+fn set(root: &str, object: &mut Object, key: &str, value: Value) -> Result<(), Fail> {
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    spec::jobspec::set_path(object, key, value)
+        .map_err(|error| Fail::new(format!("failed to set {root}.{key} to {text}: {error}")))
 }
 
 fn add_file(files: &mut Object, text: &str) -> Result<(), Fail> {

@@ -13,8 +13,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use client::Client;
 use proto::job_ingest::{JobIngestSubmit, Submit, Submitted};
+use proto::job_manager::{JobManagerRaise, Raise};
 use rpc::{Call, Dest, RpcError};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use types::{Errno, IdSet, JobId};
 
 use crate::driver::Invocation;
@@ -24,7 +26,7 @@ use crate::{attach, err, json, out, outln, output};
 
 pub(crate) use bulk::bulksubmit;
 use jobspec::Kind;
-pub(crate) use jobspec::{set as set_path, urgency};
+pub(crate) use jobspec::urgency;
 use sinks::Files;
 pub(crate) use sinks::Sinks;
 pub(crate) use watch::{Wanted, Watcher};
@@ -467,8 +469,27 @@ pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
     })
 }
 
-/// Waits until a new instance is ready and shows its id.
+/// Waits until a new instance is ready and shows its id. An interrupt cancels the job.
 async fn in_background(client: &Client, id: JobId, verbose: bool) -> Outcome {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Fail::new(e.to_string()))?;
+    tokio::select! {
+        outcome = instance_ready(client, id, verbose) => outcome,
+        _ = interrupt.recv() => {
+            err!("{id}: Interrupt: canceling job");
+            let request = Raise {
+                id,
+                severity: 0,
+                kind: "cancel".to_owned(),
+                note: None,
+                wait_status: None,
+            };
+            client.handle().call::<JobManagerRaise>(Dest::Any, &request).await?;
+            Ok(1)
+        }
+    }
+}
+
+async fn instance_ready(client: &Client, id: JobId, verbose: bool) -> Outcome {
     let start = std::time::Instant::now();
     let say = |text: &str| {
         if verbose {
@@ -479,36 +500,43 @@ async fn in_background(client: &Client, id: JobId, verbose: bool) -> Outcome {
     let mut events = attach::watch(client, id, "eventlog", 0);
     while let Some(entry) = events.next().await? {
         match entry.name.as_str() {
-            "alloc" => {
-                say("resources allocated");
-                say("waiting for instance");
-            }
+            "alloc" => say("resources allocated"),
             "memo" => {
                 let Some(uri) = entry.get_str("uri") else {
                     continue;
                 };
+                say("waiting for instance");
                 // Most often it is on this host.
                 let uri = crate::resolve::nearest(uri)?;
-                let instance = client::open(Some(&uri))
-                    .await
-                    .map_err(|error| Fail::new(error.to_string()))?;
+                let failed = |_| Fail::new(format!("{id}: instance startup failed"));
+                let instance = match client::open(Some(&uri)).await {
+                    Ok(instance) => instance,
+                    // On this host, it is gone already.
+                    Err(error) if uri.starts_with("local:") => return Err(failed(error)),
+                    Err(error) => {
+                        return Err(Fail::new(format!("Unable to connect to {id}: {error}")));
+                    }
+                };
                 let call = instance
                     .handle()
                     .call::<proto::broker::StateWait>(Dest::Any, &proto::Empty {});
-                call.await?;
+                call.await.map_err(|error| failed(error.into()))?;
                 say("ready");
                 out!("{id}\n");
                 return Ok(0);
             }
-            "exception" if entry.get_i64("severity") == Some(0) => {
-                return Err(Fail::new(format!(
-                    "{id}: exception: {}",
-                    entry.get_str("note").unwrap_or_default()
-                )));
-            }
-            "finish" => return Err(Fail::new(format!("{id}: instance ended early"))),
+            "finish" => break,
+            "exception" if entry.get_i64("severity") == Some(0) => break,
             _ => {}
         }
     }
-    Err(Fail::new(format!("{id}: instance ended early")))
+    // What came of the job says why.
+    let options = attach::Options {
+        read_only: true,
+        ..attach::Options::default()
+    };
+    let outcome = attach::attach(client, id, &options).await;
+    output::flush();
+    fail::report("flux-job", outcome);
+    Err(Fail::new(format!("{id}: unexpectedly exited")))
 }

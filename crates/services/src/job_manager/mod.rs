@@ -43,7 +43,7 @@ use serde_json::Value;
 use spec::ResourceSet;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use types::{Errno, JobId, Rank};
+use types::{Errno, JobId, Rank, fsd};
 use wire::{Flags, Kind, Message};
 
 use crate::store;
@@ -124,6 +124,19 @@ struct State {
     hostname: String,
     /// The union of allocated resources, until it changes.
     allocated: Option<Value>,
+}
+
+/// How an end that may be 0, for never, has changed.
+fn expiration_change(from: f64, to: f64) -> String {
+    let by = match (from, to) {
+        (0.0, _) => "-inf".to_owned(),
+        (_, 0.0) => "+inf".to_owned(),
+        _ => {
+            let plus = if to > from { "+" } else { "" };
+            plus.to_owned() + &fsd::format_g(to - from, 6)
+        }
+    };
+    format!("from {from:.2} to {to:.2} ({by})")
 }
 
 async fn run(mut context: Context) -> Result<(), Failure> {
@@ -431,13 +444,7 @@ impl State {
                             not coincide with expiration";
                 self.with_jobs(|jobs, now, out| jobs.on_exception(now, id, "exec", 1, note, out));
             }
-            Posted::InstanceEnd(expiration) => {
-                if self.jobs.instance_expiration != expiration {
-                    let text = format!("duration-validator: updated expiration to {expiration:.2}");
-                    self.log(Severity::Debug, text);
-                }
-                self.jobs.instance_expiration = expiration;
-            }
+            Posted::InstanceEnd(expiration) => self.on_instance_end(expiration),
             Posted::Script(news) => self.on_script(news),
             Posted::Drained(id, kind) => {
                 self.with_jobs(|jobs, now, out| jobs.on_script_drained(now, id, kind, out));
@@ -447,6 +454,26 @@ impl State {
             Posted::Backlog(listener, part) => self.journal.backlog(&self.handle, listener, part),
         }
         Ok(())
+    }
+
+    /// The end of the instance is known, or has changed.
+    fn on_instance_end(&mut self, expiration: f64) {
+        let (before, jobs) =
+            self.with_jobs(|jobs, now, out| jobs.set_instance_expiration(now, expiration, out));
+        if before.unwrap_or(0.0) != expiration {
+            let text = format!("duration-validator: updated expiration to {expiration:.2}");
+            self.log(Severity::Debug, text);
+        }
+        if let Some(before) = before.filter(|before| *before != expiration) {
+            let change = expiration_change(before, expiration);
+            let text = format!("resource expiration updated {change}");
+            self.log(Severity::Info, text);
+        }
+        for (id, before) in jobs {
+            let change = expiration_change(before, expiration);
+            let text = format!("updated expiration of {} {change}", id.f58());
+            self.log(Severity::Info, text);
+        }
     }
 
     fn on_response(&mut self, message: &Message) {

@@ -31,6 +31,7 @@ use types::{Errno, Hostlist, IdSet, Rank};
 use crate::store;
 use config::Config;
 use follower::Follower;
+use parent::Parent;
 use service::{Leader, Posted};
 
 /// Where the resources are stored.
@@ -78,10 +79,17 @@ fn is_recovering(context: &Context) -> bool {
 }
 
 /// The R of the job this instance is, if it is one.
-async fn parent_of(context: &Context) -> Option<(parent::Parent, ResourceSet)> {
+async fn parent_of(context: &Context, watch: bool) -> Option<(ResourceSet, Option<Parent>)> {
     let (uri, jobid) = (context.attr("parent-uri")?, context.attr("jobid")?);
-    match parent::Parent::watch(&uri, &jobid).await {
-        Ok(found) => Some(found),
+    match parent::ask(&uri, &jobid, watch).await {
+        Ok((set, parent)) => {
+            if parent.is_none() {
+                let text = "R of the enclosing instance is not watched: \
+                            falling back to job-info.lookup";
+                context.log(Severity::Info, text);
+            }
+            Some((set, parent))
+        }
         Err(text) => {
             let text = format!("cannot get R from the enclosing instance: {text}");
             context.log(Severity::Warning, text);
@@ -187,9 +195,10 @@ async fn run_leader(
             })?),
             None => None,
         };
-    let mut given = None;
-    if let Some((parent, set)) = parent_of(&context).await {
-        if update_watch {
+    let (mut given, mut expiration) = (None, None);
+    if let Some((set, parent)) = parent_of(&context, update_watch).await {
+        expiration = Some(set.expiration);
+        if let Some(parent) = parent {
             parent.follow(set.expiration, posts.clone());
         }
         if configured.is_none() && stored.is_none() && !rediscover {
@@ -202,7 +211,7 @@ async fn run_leader(
     }
     // Ranks without a broker are up as well: R may be of a machine that is not there.
     let known = configured.or_else(|| stored.as_ref().map(ResourceSet::ranks));
-    leader.start(stored, given);
+    leader.start(stored, given, expiration);
     if force_up {
         leader.on_online(IdSet::first_n(size).union(&known.unwrap_or_default()));
     } else {

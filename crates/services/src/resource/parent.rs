@@ -4,53 +4,77 @@
 //! instance runs. Whatever goes wrong leaves the instance with what it can discover.
 
 use client::Client;
-use proto::job_info::{JobInfoUpdateWatch, Update};
-use rpc::{Dest, Stream};
+use proto::job_info::{JobInfoLookup, JobInfoUpdateWatch, Lookup, Update, lookup_flags};
+use rpc::{Dest, RpcError, Stream};
 use serde_json::{Map, Value};
 use spec::ResourceSet;
 use tokio::sync::mpsc;
-use types::{Hostlist, JobId};
+use types::{Errno, Hostlist, JobId};
 
 use super::service::Posted;
 
+const KEY: &str = "R";
+
 /// A watch over the R of the job this instance is.
 pub(super) struct Parent {
-    /// Keeps the connection.
-    _client: Client,
+    client: Client,
     updates: Stream<Map<String, Value>>,
 }
 
+/// Asks for the R of `jobid` where `uri` leads, to be watched if so wished and if it can be: an
+/// instance of old knows no such request.
+pub(super) async fn ask(
+    uri: &str,
+    jobid: &str,
+    watch: bool,
+) -> Result<(ResourceSet, Option<Parent>), String> {
+    let id: JobId = jobid.parse().map_err(|_| format!("{jobid}: no job id"))?;
+    let mut client = client::open(Some(uri))
+        .await
+        .map_err(|error| format!("{uri}: {error}"))?;
+    if watch {
+        let mut parent = Parent::watch(client, id);
+        match parent.next().await.ok_or("R of this job is not known")? {
+            Ok(set) => return Ok((set, Some(parent))),
+            Err(error) if error.errno != Errno::ENOSYS => return Err(error.to_string()),
+            Err(_) => client = parent.client,
+        }
+    }
+    let wanted = Lookup {
+        id,
+        keys: vec![KEY.to_owned()],
+        flags: lookup_flags::JSON_DECODE | lookup_flags::CURRENT,
+    };
+    let found = client.handle().call::<JobInfoLookup>(Dest::Any, &wanted);
+    let found = found.await.and_then(|found| resources(&found));
+    found
+        .map(|set| (set, None))
+        .map_err(|error| error.to_string())
+}
+
+fn resources(found: &Map<String, Value>) -> Result<ResourceSet, RpcError> {
+    let bad = |text: String| RpcError::new(Errno::EPROTO, text);
+    let set = found.get(KEY).ok_or_else(|| bad("no R".to_owned()))?;
+    ResourceSet::from_value(set).map_err(|error| bad(error.to_string()))
+}
+
 impl Parent {
-    /// Asks for the R of `jobid` where `uri` leads.
-    pub(super) async fn watch(uri: &str, jobid: &str) -> Result<(Parent, ResourceSet), String> {
-        let id: JobId = jobid.parse().map_err(|_| format!("{jobid}: no job id"))?;
-        let client = client::open(Some(uri))
-            .await
-            .map_err(|error| format!("{uri}: {error}"))?;
+    fn watch(client: Client, id: JobId) -> Parent {
         let wanted = Update {
             id,
-            key: "R".to_owned(),
+            key: KEY.to_owned(),
             flags: 0,
         };
         let updates = client
             .handle()
             .stream::<JobInfoUpdateWatch>(Dest::Any, &wanted);
-        let mut parent = Parent {
-            _client: client,
-            updates,
-        };
-        let set = parent.next().await.ok_or("R of this job is not known")??;
-        Ok((parent, set))
+        Parent { client, updates }
     }
 
     /// R as it has become; `None` once there is no more to come.
-    async fn next(&mut self) -> Option<Result<ResourceSet, String>> {
-        let found = match self.updates.next().await {
-            Ok(found) => found?,
-            Err(error) => return Some(Err(error.to_string())),
-        };
-        let set = found.get("R").ok_or_else(|| "no R".to_owned());
-        Some(set.and_then(|set| ResourceSet::from_value(set).map_err(|error| error.to_string())))
+    async fn next(&mut self) -> Option<Result<ResourceSet, RpcError>> {
+        let found = self.updates.next().await.transpose()?;
+        Some(found.and_then(|found| resources(&found)))
     }
 
     /// Posts the expiration whenever it changes.

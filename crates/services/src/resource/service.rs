@@ -72,6 +72,8 @@ pub(super) struct Leader {
     /// Resources whose definition is being stored.
     coming: Option<Inventory>,
     reduction: Reduction,
+    /// The end of what an enclosing instance has given, 0 for none, if there is one.
+    expiration: Option<f64>,
     own: ResourceSet,
     events: VecDeque<Event>,
     committing: bool,
@@ -122,10 +124,8 @@ impl Leader {
         };
         if let Some(text) = &config.exclude {
             let known = config.resources.as_ref().map(ResourceSet::nodelist);
-            let known = known
-                .filter(|list| !list.is_empty())
-                .unwrap_or_else(|| hosts.clone());
-            ranks.exclude = match ranks.targets(text, Some(&known)) {
+            let known = known.filter(|list| !list.is_empty());
+            ranks.exclude = match ranks.targets(text, known.as_ref()) {
                 Ok(ranks) => ranks,
                 Err(RanksError::Empty) => IdSet::new(),
                 Err(RanksError::OutOfRange) => {
@@ -146,6 +146,7 @@ impl Leader {
             inventory: None,
             coming: None,
             reduction: Reduction::default(),
+            expiration: None,
             own,
             events: VecDeque::new(),
             committing: false,
@@ -165,7 +166,15 @@ impl Leader {
     }
 
     /// Defines the resources if they are known already, else waits for what ranks find.
-    pub(super) fn start(&mut self, stored: Option<ResourceSet>, given: Option<ResourceSet>) {
+    ///
+    /// Wherever R comes from, an enclosing instance knows when it ends: `expiration`.
+    pub(super) fn start(
+        &mut self,
+        stored: Option<ResourceSet>,
+        given: Option<ResourceSet>,
+        expiration: Option<f64>,
+    ) {
+        self.expiration = expiration;
         let mut context = Map::new();
         context.insert(
             "ranks".into(),
@@ -230,7 +239,10 @@ impl Leader {
         }
     }
 
-    fn define(&mut self, set: ResourceSet, method: &'static str) {
+    fn define(&mut self, mut set: ResourceSet, method: &'static str) {
+        if let Some(expiration) = self.expiration.filter(|_| method != "reload") {
+            set.expiration = expiration;
+        }
         let mut context = Map::new();
         context.insert("method".into(), method.into());
         let entry = Entry::with_context(now(), "resource-define", context);
@@ -267,7 +279,7 @@ impl Leader {
             let drained = self
                 .ranks
                 .drain(now(), &ranks, Some(&reason), Mode::Update, &self.hosts);
-            if let Ok(Some(entry)) = drained {
+            if let Ok(entry) = drained {
                 self.post_stored(entry, Then::Nothing);
             }
         }
@@ -492,8 +504,7 @@ impl Leader {
                     .drain(now(), &ranks, drain.reason.as_deref(), mode, &self.hosts)
             });
         match result {
-            Ok(Some(entry)) => self.post_stored(entry, Then::Drain(request)),
-            Ok(None) => request.reply(&Empty {}),
+            Ok(entry) => self.post_stored(entry, Then::Drain(request)),
             Err(error) => request.fail(RpcError::new(error.errno(), error.to_string())),
         }
     }
@@ -665,6 +676,7 @@ impl Leader {
     }
 
     fn on_expiration(&mut self, expiration: f64) {
+        self.expiration = Some(expiration);
         if let Some((set, _)) = &mut self.inventory {
             set.expiration = expiration;
             let context = Map::from_iter([("expiration".to_owned(), expiration.into())]);

@@ -137,7 +137,7 @@ impl Ranks {
         }
     }
 
-    /// Drains ranks. Returns the eventlog entry, `None` if nothing changes.
+    /// Drains ranks. Returns the eventlog entry, which names all of them whatever changes.
     pub(super) fn drain(
         &self,
         now: f64,
@@ -145,8 +145,7 @@ impl Ranks {
         reason: Option<&str>,
         mode: Mode,
         hosts: &Hostlist,
-    ) -> Result<Option<Entry>, RanksError> {
-        let mut affected = ranks.clone();
+    ) -> Result<Entry, RanksError> {
         if mode == Mode::Strict {
             let excluded = ranks.intersection(&self.exclude);
             let already: IdSet = ranks
@@ -167,26 +166,14 @@ impl Ranks {
                 }
             }
         }
-        if mode == Mode::Update {
-            affected = ranks
-                .iter()
-                .filter(|rank| self.drained.get(rank).is_none_or(|d| d.reason.is_none()))
-                .collect();
-        }
-        if affected.is_empty() {
-            return Ok(None);
-        }
         let mut context = Map::new();
-        context.insert("idset".into(), affected.to_string().into());
-        context.insert(
-            "nodelist".into(),
-            hosts.select(&affected).to_string().into(),
-        );
+        context.insert("idset".into(), ranks.to_string().into());
+        context.insert("nodelist".into(), hosts.select(ranks).to_string().into());
         if let Some(reason) = reason {
             context.insert("reason".into(), reason.into());
         }
         context.insert("overwrite".into(), mode.number().into());
-        Ok(Some(Entry::with_context(now, "drain", context)))
+        Ok(Entry::with_context(now, "drain", context))
     }
 
     /// Undrains ranks. Returns the eventlog entry, `None` if nothing changes.
@@ -346,11 +333,10 @@ mod tests {
     ) -> String {
         let hosts = ranks().1;
         match state.drain(now, &set(targets), reason, mode, &hosts) {
-            Ok(Some(entry)) => {
+            Ok(entry) => {
                 state.apply(&entry);
                 entry.get_str("idset").unwrap_or_default().to_owned()
             }
-            Ok(None) => "nothing".into(),
             Err(error) => error.to_string(),
         }
     }
@@ -393,7 +379,7 @@ mod tests {
         );
         assert_eq!(
             drain(&mut state, 3.0, "0-2", Some("y"), Mode::Update),
-            "0,2"
+            "0-2"
         );
         assert_eq!(
             state.drained[&0],
@@ -402,10 +388,8 @@ mod tests {
                 reason: Some("y".into())
             }
         );
-        assert_eq!(
-            drain(&mut state, 4.0, "1", Some("z"), Mode::Update),
-            "nothing"
-        );
+        assert_eq!(drain(&mut state, 4.0, "1", Some("z"), Mode::Update), "1");
+        assert_eq!(state.drained[&1].reason.as_deref(), Some("x"));
         assert_eq!(drain(&mut state, 4.0, "1", Some("z"), Mode::Overwrite), "1");
         assert_eq!(
             state.drained[&1],

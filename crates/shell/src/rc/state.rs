@@ -99,7 +99,8 @@ impl State {
             }
             return Ok(());
         };
-        spec::jobspec::set_path(&mut options, path, value).map_err(|error| error.to_string())
+        let options = options.as_object_mut().ok_or("options are no mapping")?;
+        spec::jobspec::set_path(options, path, value).map_err(|error| error.to_string())
     }
 
     /// The shell's info object.

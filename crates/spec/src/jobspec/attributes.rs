@@ -20,7 +20,11 @@ impl Jobspec {
     /// Errors: [`JobspecError`] if the result is no jobspec; the jobspec is then unchanged.
     pub fn with_path(&self, path: &str, value: Value) -> Result<Jobspec, JobspecError> {
         let mut document = self.document.clone();
-        set_path(&mut document, path, value)?;
+        let object = document.as_object_mut().ok_or_else(|| JobspecError::Type {
+            key: path.into(),
+            expected: "inside mappings",
+        })?;
+        set_path(object, path, value)?;
         Jobspec::from_value(document)
     }
 
@@ -124,17 +128,21 @@ impl Jobspec {
 /// Sets a value by dotted path, making objects on the way.
 ///
 /// Errors: [`JobspecError::Type`] if the path runs through something that is not an object.
-pub fn set_path(document: &mut Value, path: &str, value: Value) -> Result<(), JobspecError> {
-    let mut at = document;
-    for key in path.split('.') {
-        let object = at.as_object_mut().ok_or_else(|| JobspecError::Type {
+pub fn set_path(
+    object: &mut Map<String, Value>,
+    path: &str,
+    value: Value,
+) -> Result<(), JobspecError> {
+    let mut at = object;
+    let mut rest = path;
+    while let Some((key, inner)) = rest.split_once('.') {
+        let next = at.entry(key).or_insert_with(|| Value::Object(Map::new()));
+        at = next.as_object_mut().ok_or_else(|| JobspecError::Type {
             key: path.into(),
             expected: "inside mappings",
         })?;
-        at = object
-            .entry(key)
-            .or_insert_with(|| Value::Object(Map::new()));
+        rest = inner;
     }
-    *at = value;
+    at.insert(rest.into(), value);
     Ok(())
 }

@@ -13,7 +13,6 @@ use super::{PROG, connect, parse_id};
 use crate::commands::jobs::userid;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use crate::submit::set_path;
 use crate::{err, outln, signal, submit};
 
 static URGENCY: Parser = Parser {
@@ -351,7 +350,8 @@ pub(super) fn memo(words: &[String]) -> i32 {
                 value.to_owned()
             };
             let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| json!(text));
-            set_path(&mut memo, key, value);
+            spec::jobspec::set_path(&mut memo, key, value)
+                .map_err(|error| Fail::of(format!("memo: {pair}"), error))?;
         }
         let request = Memo {
             id,

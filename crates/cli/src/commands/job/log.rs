@@ -81,7 +81,7 @@ fn missing(args: &Args, id: &str) -> Fail {
     }
 }
 
-/// The event that ends an eventlog, if there is one.
+/// The event that ends an eventlog. No other log has one, so none of them is known to be whole.
 fn last_event(key: &str) -> Option<&'static str> {
     match key {
         "eventlog" => Some("clean"),
@@ -112,14 +112,21 @@ pub(super) fn eventlog(words: &[String]) -> i32 {
             let own = key == "eventlog";
             let flags = if own { 0 } else { watch_flags::WAITCREATE };
             let mut stream = watch(&client, id, &key, flags);
-            let mut missing_last = last_event(&key);
+            let last = last_event(&key);
+            let mut whole = false;
             loop {
                 match stream.next().await {
                     Ok(Some(entry)) => {
                         outln!("{}", format.line(&entry));
-                        missing_last = missing_last.filter(|last| *last != entry.name);
+                        whole |= last.is_some_and(|last| last == entry.name);
                     }
-                    Ok(None) => return missing_last.map_or(Ok(0), |last| Err(never(last))),
+                    Ok(None) if whole => return Ok(0),
+                    Ok(None) => {
+                        return Err(match last {
+                            Some(last) => never(last),
+                            None => Fail::new(format!("eventlog path {key} has no last event")),
+                        });
+                    }
                     Err(error) if error.errno == Errno::ENOENT => return Err(missing(&args, word)),
                     Err(error) => return Err(error.into()),
                 }

@@ -189,7 +189,7 @@ fn configured_queues(path: Option<&str>) -> Result<Queues, Fail> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| Fail::of(path, Errno::from_io(&error)))?;
     let config = serde_json::from_str(&text).map_err(|error| Fail::of(path, error))?;
-    Ok(Queues::of(&config))
+    Queues::of(&config)
 }
 
 /// The queues that configuration files hide.

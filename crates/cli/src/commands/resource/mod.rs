@@ -98,11 +98,11 @@ impl Queues {
     /// The queues of an instance.
     pub(crate) async fn read(client: &Client) -> Result<Queues, Fail> {
         let call = client.handle().call::<ConfigGet>(Dest::Any, &Empty {});
-        Ok(Queues::of(&Json::Object(call.await?)))
+        Queues::of(&Json::Object(call.await?))
     }
 
     /// The queues of a configuration.
-    fn of(config: &Json) -> Queues {
+    fn of(config: &Json) -> Result<Queues, Fail> {
         let requires = |table: &Json| {
             let list = table["requires"].as_array()?;
             Some(
@@ -116,12 +116,19 @@ impl Queues {
         for (name, table) in config["queues"].as_object().into_iter().flatten() {
             let parent = table["parent"].as_str();
             let needed = match parent {
-                Some(parent) => requires(&config["queues"][parent]),
                 None => requires(table),
+                Some(parent) => match &config["queues"][parent] {
+                    Json::Null => {
+                        return Err(Fail::new(format!(
+                            "queue '{name}': parent queue '{parent}' is not configured"
+                        )));
+                    }
+                    parent => requires(parent),
+                },
             };
             list.push((name.clone(), needed, parent.is_some()));
         }
-        Queues { list }
+        Ok(Queues { list })
     }
 
     /// Their names.
