@@ -12,6 +12,7 @@
 
 mod affinity;
 mod batch;
+mod coprocess;
 mod distribute;
 mod fatal;
 mod files;
@@ -181,6 +182,9 @@ async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
     // That the tasks end now is nobody's doing but this shell's.
     shell.first_exit.set(true);
     shell.signal_tasks(libc::SIGKILL);
+    if let Some(coprocesses) = &*shell.coprocesses.borrow() {
+        coprocesses.signal(shell, libc::SIGKILL);
+    }
     if shell.is_leader()
         && let Err(error) = shell.store.sync().await
     {
@@ -250,6 +254,10 @@ fn on_incoming(shell: &Rc<Shell>, message: Option<Message>) -> Result<(), Fatal>
 
 /// Every task has ended.
 async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Result<i32, Fatal> {
+    let coprocesses = shell.coprocesses.borrow().clone();
+    if let Some(coprocesses) = coprocesses {
+        meanwhile(shell, incoming, coprocesses.end(shell)).await?;
+    }
     end_processes(shell, incoming).await?;
     if shell.is_leader() {
         for line in shell.output.summary() {
@@ -298,16 +306,24 @@ async fn end_processes(
         return Ok(());
     };
     let timeout = rexec_timeout(&shell.job)?;
-    let mut ending = std::pin::pin!(server.shutdown(timeout));
+    let all = meanwhile(shell, incoming, server.shutdown(timeout)).await?;
+    if !all {
+        server.signal_all(libc::SIGKILL);
+        server.idle().await;
+    }
+    Ok(())
+}
+
+/// Waits for something while requests are served.
+async fn meanwhile<T>(
+    shell: &Rc<Shell>,
+    incoming: &mut mpsc::Receiver<Message>,
+    wait: impl Future<Output = T>,
+) -> Result<T, Fatal> {
+    let mut wait = std::pin::pin!(wait);
     loop {
         tokio::select! {
-            all = &mut ending => {
-                if !all {
-                    server.signal_all(libc::SIGKILL);
-                    server.idle().await;
-                }
-                return Ok(());
-            }
+            output = &mut wait => return Ok(output),
             message = incoming.recv() => on_incoming(shell, message)?,
         }
     }

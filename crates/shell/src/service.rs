@@ -83,6 +83,11 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
             .and_then(|object| input::on_stdin(shell, &object))
             .map(|()| shell.handle.respond(&message, &Empty {})),
         "write" => payload::<Write>(&message).map(|write| shell.on_write(write)),
+        "coprocess-write" => payload::<Write>(&message).map(|write| {
+            if let Some(coprocesses) = &*shell.coprocesses.borrow() {
+                coprocesses.on_write(shell, &write);
+            }
+        }),
         "write-getcredit" => payload::<Map<String, Value>>(&message).map(|request| {
             give_credit(shell, message.clone(), request.get("credits").cloned());
         }),
@@ -157,6 +162,9 @@ fn on_lost(shell: &Rc<Shell>, lost: &Lost) {
         shell.log.write(level, Some("exception"), &lost.message);
     }
     shell.shells_done.borrow_mut().insert(lost.shell_rank);
+    if let Some(coprocesses) = &*shell.coprocesses.borrow() {
+        coprocesses.forget(lost.shell_rank);
+    }
     shell.wake.notify_one();
     if lost.severity > 0 && !shell.first_exit.replace(true) {
         let node = shell.job.nodes.get(lost.shell_rank as usize);

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use types::{IdSet, Rank};
 use wire::Message;
 
+use crate::coprocess::Coprocesses;
 use crate::fatal::Fatal;
 use crate::files::TmpDir;
 use crate::input::Input;
@@ -76,6 +77,8 @@ pub(crate) struct Shell {
     pub(crate) ptys: Ptys,
     /// Where the job wants to know what it uses.
     pub(crate) sysmon: RefCell<Option<Rc<Sysmon>>>,
+    /// What runs beside the tasks, if the job wants that.
+    pub(crate) coprocesses: RefCell<Option<Rc<Coprocesses>>>,
     /// The processes others asked this shell to start, once one did.
     pub(crate) server: RefCell<Option<Rc<Server>>>,
     pub(crate) credits: Cell<u32>,
@@ -257,7 +260,7 @@ impl Shell {
     }
 
     /// Waits for the leader's permission to send one message.
-    async fn spend_credit(self: &Rc<Self>) {
+    pub(crate) async fn spend_credit(self: &Rc<Self>) {
         loop {
             let credits = self.credits.get();
             if credits <= self.output.config.low && !self.credit_asked.replace(true) {

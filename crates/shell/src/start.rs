@@ -4,6 +4,8 @@
 //! prepared while they travel.
 
 use std::cell::{Cell, RefCell};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use serde_json::{Map, Value, json};
 use spec::ResourceSet;
 use types::{Errno, IdSet, JobId, Rank};
 
+use crate::coprocess::Coprocesses;
 use crate::fatal::Fatal;
 use crate::files::{self, TmpDir};
 use crate::input::Input;
@@ -38,7 +41,7 @@ use crate::{batch, rc, task};
 
 /// Options of the reference's shell this one does not have. A job that needs one must not run
 /// without it.
-const MISSING: &[&str] = &["coprocess", "hwloc"];
+const MISSING: &[&str] = &["hwloc"];
 
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
@@ -167,6 +170,7 @@ pub(crate) async fn set_up(
         pmi: RefCell::new(None),
         ptys,
         sysmon: RefCell::default(),
+        coprocesses: RefCell::default(),
         server: RefCell::new(None),
         credits: Cell::new(credits),
         credit_asked: Cell::new(false),
@@ -344,11 +348,12 @@ fn enter_cwd(job: &Job, shell_rank: u32, log: &Log) {
 fn task_tmpdir(job: &Job, warnings: &mut Vec<String>) -> Option<String> {
     let env = job.jobspec.environment()?;
     let dir = env.get("TMPDIR")?.as_str()?;
-    if Path::new(dir).is_dir() || std::fs::create_dir_all(dir).is_ok() {
+    let private = || DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    if Path::new(dir).is_dir() || private().is_ok() {
         return Some(dir.to_owned());
     }
     warnings.push(format!(
-        "Unable to create TMPDIR={dir}, resetting TMPDIR=/tmp"
+        "tmpdir: Unable to create TMPDIR={dir}, resetting TMPDIR=/tmp"
     ));
     Some("/tmp".to_owned())
 }
@@ -448,6 +453,11 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     }
     if let Some(sysmon) = Sysmon::new(&shell.job, &shell.log)? {
         begin(shell, sysmon).await?;
+    }
+    if let Some(coprocesses) = Coprocesses::new(&shell.job)? {
+        let coprocesses = Rc::new(coprocesses);
+        coprocesses.launch(shell);
+        *shell.coprocesses.borrow_mut() = Some(coprocesses);
     }
     task::start_all(shell)?;
     shell.hook("shell.start", None)?;
