@@ -70,9 +70,8 @@ pub(crate) fn read(config: &Map<String, Value>) -> Result<Option<ResourceSet>, S
 /// Cores and GPUs of the machine an hwloc document describes.
 fn count_in(path: &str) -> Result<(u32, u32), String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let every_backend = std::env::var_os("FLUX_HWLOC_GPU_NO_DEDUP").is_some();
-    let found = topology::summarize(&text, every_backend).map_err(|error| error.to_string())?;
-    Ok((found.cores, found.gpus))
+    let found = topology::read_xml(&text).map_err(|error| error.to_string())?;
+    Ok((found.topology.cores.len() as u32, found.topology.gpus))
 }
 
 /// Stores resources where the module `resource` looks for those of an earlier run.

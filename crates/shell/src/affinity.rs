@@ -55,16 +55,11 @@ fn parse_set(text: &str) -> Option<IdSet> {
     if !text.starts_with("0x") {
         return text.parse().ok();
     }
-    let digits: String = match text.contains(',') {
-        // Words of 32 bits, most significant first.
-        true => text
-            .split(',')
-            .map(|word| format!("{:0>8}", word.strip_prefix("0x").unwrap_or(word)))
-            .collect(),
-        false => text[2..].to_owned(),
-    };
+    if text.contains(',') {
+        return topology::parse_mask(text);
+    }
     let mut set = IdSet::new();
-    for (at, digit) in (0u32..).zip(digits.chars().rev()) {
+    for (at, digit) in (0u32..).zip(text[2..].chars().rev()) {
         let bits = digit.to_digit(16)?;
         for bit in (0..4).filter(|bit| bits & (1 << bit) != 0) {
             set.insert(at * 4 + bit);
@@ -76,7 +71,8 @@ fn parse_set(text: &str) -> Option<IdSet> {
 /// The processors this process may use. Read once: shells forked after that know them.
 pub(crate) fn topology() -> Result<&'static Topology, &'static TopologyError> {
     static TOPOLOGY: OnceLock<Result<Topology, TopologyError>> = OnceLock::new();
-    TOPOLOGY.get_or_init(|| Topology::discover(true)).as_ref()
+    let read = || Topology::local(true, "").map(|(topology, _)| topology);
+    TOPOLOGY.get_or_init(read).as_ref()
 }
 
 fn to_cpuset(units: &IdSet) -> Option<CpuSet> {

@@ -16,6 +16,7 @@ mod coprocess;
 mod distribute;
 mod fatal;
 mod files;
+mod hwloc;
 mod input;
 mod job;
 mod log;

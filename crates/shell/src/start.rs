@@ -39,10 +39,6 @@ use crate::store::{Store, key};
 use crate::sysmon::{self, Sysmon};
 use crate::{batch, rc, task};
 
-/// Options of the reference's shell this one does not have. A job that needs one must not run
-/// without it.
-const MISSING: &[&str] = &["hwloc"];
-
 /// How long a single shell waits with its first events, so that those of a short job are stored
 /// together. Clients wait for them before they send input.
 const START_PAUSE: Duration = Duration::from_millis(3);
@@ -119,7 +115,6 @@ pub(crate) async fn set_up(
     };
     job.map_tasks()?;
     let mut warnings = job.warnings.clone();
-    refuse_missing(&job)?;
     // Read when the job ends, which is late to say that it is wrong.
     crate::rexec_timeout(&job)?;
     let task_tmpdir = task_tmpdir(&job, &mut warnings);
@@ -318,17 +313,6 @@ fn verbosity(job: &Job) -> i64 {
     job.option("verbose").and_then(Value::as_i64).unwrap_or(0)
 }
 
-fn refuse_missing(job: &Job) -> Result<(), Fatal> {
-    for name in MISSING {
-        if job.switch(name) {
-            return Err(Fatal::new(format!(
-                "shell option '{name}' is not supported by this shell yet"
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn enter_cwd(job: &Job, shell_rank: u32, log: &Log) {
     let Some(cwd) = job.jobspec.cwd() else { return };
     if let Err(error) = std::env::set_current_dir(cwd) {
@@ -433,6 +417,7 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
         sync(shell).await?;
         barrier(shell).await?;
     }
+    crate::hwloc::export(shell).await?;
     shell.hook("shell.post-init", None)?;
     if shell.is_leader() {
         let mut context = json!({

@@ -5,6 +5,10 @@
 
 use std::collections::HashMap;
 
+use types::IdSet;
+
+use crate::{Core, Topology};
+
 /// The backends of hwloc whose devices programs compute with.
 const GPU_BACKENDS: &[&str] = &["CUDA", "NVML", "OpenCL", "RSMI"];
 
@@ -13,10 +17,8 @@ const GPU_BACKENDS: &[&str] = &["CUDA", "NVML", "OpenCL", "RSMI"];
 pub struct Summary {
     /// The host it was made on, if it says so.
     pub hostname: Option<String>,
-    /// How many cores there are.
-    pub cores: u32,
-    /// How many GPUs there are.
-    pub gpus: u32,
+    /// What is in it. Cores without a set of processing units have none.
+    pub topology: Topology,
 }
 
 /// A text that is no topology.
@@ -34,26 +36,63 @@ pub enum XmlError {
 #[derive(Default)]
 struct Object {
     kind: String,
+    number: u32,
     /// What made a device known.
     backend: Option<String>,
     /// On a PCI device: the backend whose devices count.
     counted: Option<String>,
 }
 
+/// The environment variable that has devices of every backend counted.
+const NO_DEDUP: &str = "FLUX_HWLOC_GPU_NO_DEDUP";
+
+/// Reads a document, as the environment says.
+pub fn read_xml(xml: &str) -> Result<Summary, XmlError> {
+    summarize(xml, std::env::var_os(NO_DEDUP).is_some())
+}
+
+/// A set of numbers as hwloc writes it: words of 32 bits in hexadecimal, most significant first,
+/// with commas between them. `None` if it is something else.
+pub fn parse_mask(text: &str) -> Option<IdSet> {
+    let words = text.split(',').map(|word| match word {
+        "" => Some(0),
+        word => u32::from_str_radix(word.strip_prefix("0x")?, 16).ok(),
+    });
+    let words: Vec<u32> = words.collect::<Option<_>>()?;
+    let mut set = IdSet::new();
+    for (at, word) in (0u32..).zip(words.into_iter().rev()) {
+        for bit in (0..32).filter(|bit| word & (1 << bit) != 0) {
+            set.insert(at.checked_mul(32)?.checked_add(bit)?);
+        }
+    }
+    Some(set)
+}
+
 /// Reads a document.
 ///
 /// One GPU is often known to several backends. Those of the backend that comes first count for
 /// each PCI device, unless `every_backend`, as `FLUX_HWLOC_GPU_NO_DEDUP` asks.
-pub fn summarize(xml: &str, every_backend: bool) -> Result<Summary, XmlError> {
+fn summarize(xml: &str, every_backend: bool) -> Result<Summary, XmlError> {
     let mut summary = Summary::default();
     let mut open: Vec<Object> = Vec::new();
     for piece in xml.split('<').skip(1) {
         let (tag, _) = piece.split_once('>').ok_or(XmlError::Malformed)?;
         if tag.starts_with("object ") {
             let kind = attribute(tag, "type").unwrap_or_default();
-            summary.cores += u32::from(kind == "Core");
+            if kind == "Core" {
+                let package = open.iter().rev().find(|above| above.kind == "Package");
+                summary.topology.cores.push(Core {
+                    package: package.map_or(0, |package| package.number),
+                    units: attribute(tag, "cpuset")
+                        .and_then(|mask| parse_mask(&mask))
+                        .unwrap_or_default(),
+                });
+            }
             open.push(Object {
                 backend: attribute(tag, "subtype").filter(|_| kind == "OSDev"),
+                number: attribute(tag, "os_index")
+                    .and_then(|number| number.parse().ok())
+                    .unwrap_or(0),
                 kind,
                 counted: None,
             });
@@ -76,7 +115,7 @@ pub fn summarize(xml: &str, every_backend: bool) -> Result<Summary, XmlError> {
     if !open.is_empty() {
         return Err(XmlError::Malformed);
     }
-    if summary.cores == 0 {
+    if summary.topology.cores.is_empty() {
         return Err(XmlError::NoCores);
     }
     Ok(summary)
@@ -95,7 +134,7 @@ fn close(open: &mut Vec<Object>, summary: &mut Summary, every: bool) -> Result<(
         Some(device) => *device.counted.get_or_insert_with(|| backend.clone()) == backend,
         None => true,
     };
-    summary.gpus += u32::from(every || counts);
+    summary.topology.gpus += u32::from(every || counts);
     Ok(())
 }
 
@@ -138,12 +177,17 @@ mod tests {
     fn devices_count_once() {
         let check = |inside: &str, every: bool, gpus: u32| {
             let xml = format!(
-                r#"<?xml version="1.0"?><topology><object type="Machine"><info name="HostName" value="a&amp;b"/><object type="Core"><object type="PU"/></object>{inside}</object></topology>"#
+                r#"<?xml version="1.0"?><topology><object type="Machine"><info name="HostName" value="a&amp;b"/><object type="Package" os_index="3"><object type="Core" cpuset="0x00000002,0x00000003"><object type="PU"/></object></object>{inside}</object></topology>"#
             );
             let expect = Summary {
                 hostname: Some("a&b".to_owned()),
-                cores: 1,
-                gpus,
+                topology: Topology {
+                    cores: vec![Core {
+                        package: 3,
+                        units: "0-1,33".parse().expect("an idset"),
+                    }],
+                    gpus,
+                },
             };
             assert_eq!(summarize(&xml, every), Ok(expect));
         };
@@ -156,16 +200,26 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let topology = crate::Topology {
-            cores: vec![crate::Core {
+        let topology = Topology {
+            cores: vec![Core {
                 package: 0,
-                units: types::IdSet::first_n(2),
+                units: IdSet::first_n(2),
             }],
             gpus: 2,
         };
         let summary = summarize(&topology.to_xml("h"), false).expect("own XML");
-        assert_eq!((summary.cores, summary.gpus), (1, 2));
+        assert_eq!(summary.topology, topology);
         assert_eq!(summary.hostname.as_deref(), Some("h"));
+    }
+
+    #[test]
+    fn masks_have_words_of_32_bits() {
+        let check = |text: &str| parse_mask(text).map(|set| set.to_string());
+        assert_eq!(check("0xf0000000,,0x1"), Some("0,92-95".to_owned()));
+        assert_eq!(check("0x0"), Some(String::new()));
+        for text in ["f", "0xg", "0x1ffffffff", "0-3"] {
+            assert_eq!(check(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -19,7 +19,13 @@ mod xml;
 
 #[doc(hidden)]
 pub use hwloc::fuzz;
-pub use hwloc::{Summary, XmlError, summarize};
+pub use hwloc::{Summary, XmlError, parse_mask, read_xml};
+
+/// The environment variable that names a document to be believed in place of the host.
+const XMLFILE: &str = "FLUX_HWLOC_XMLFILE";
+
+/// The environment variable that says it is of another host.
+const NOT_THISSYSTEM: &str = "FLUX_HWLOC_XMLFILE_NOT_THISSYSTEM";
 
 /// Why the topology could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,14 @@ pub enum TopologyError {
         path: PathBuf,
         /// What it holds.
         content: String,
+    },
+    /// A document says nothing of use.
+    #[error("{}: {source}", path.display())]
+    Xml {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: XmlError,
     },
     /// The process's own binding could not be read.
     #[error("sched_getaffinity: {0}")]
@@ -64,6 +78,42 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The topology of this host, or what `FLUX_HWLOC_XMLFILE` names in its place, and the same as a
+    /// document. With `restrict`, only what this process may run on, unless it is of another host.
+    pub fn local(restrict: bool, hostname: &str) -> Result<(Topology, String), TopologyError> {
+        let Some(path) = std::env::var_os(XMLFILE).map(PathBuf::from) else {
+            let topology = Topology::discover(restrict)?;
+            let xml = topology.to_xml(hostname);
+            return Ok((topology, xml));
+        };
+        let xml = match fs::read_to_string(&path) {
+            Ok(xml) => xml,
+            Err(source) => return Err(TopologyError::Read { path, source }),
+        };
+        let topology = match read_xml(&xml) {
+            Ok(summary) => summary.topology,
+            Err(source) => return Err(TopologyError::Xml { path, source }),
+        };
+        if !restrict || std::env::var_os(NOT_THISSYSTEM).is_some() {
+            return Ok((topology, xml));
+        }
+        let topology = topology.restricted_to(&own_units()?);
+        let xml = topology.to_xml(hostname);
+        Ok((topology, xml))
+    }
+
+    /// The part that has some of these processing units.
+    pub fn restricted_to(&self, units: &IdSet) -> Topology {
+        let cores = self.cores.iter().map(|core| Core {
+            package: core.package,
+            units: core.units.intersection(units),
+        });
+        Topology {
+            cores: cores.filter(|core| !core.units.is_empty()).collect(),
+            gpus: self.gpus,
+        }
+    }
+
     /// Reads this host's topology. With `restrict`, only what this process may run on.
     pub fn discover(restrict: bool) -> Result<Topology, TopologyError> {
         let allowed = if restrict { Some(own_units()?) } else { None };

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use spec::ResourceSet;
 use spec::r::Children;
-use types::IdSet;
 
 /// Reads a directory.
 pub(super) fn read_directory(path: &str) -> Result<ResourceSet, String> {
@@ -33,8 +32,7 @@ pub(super) fn read_directory(path: &str) -> Result<ResourceSet, String> {
 fn read(path: &Path) -> Result<(Option<String>, Children), String> {
     let fail = |reason: &dyn std::fmt::Display| format!("{}: {reason}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| fail(&error))?;
-    let every_backend = std::env::var_os("FLUX_HWLOC_GPU_NO_DEDUP").is_some();
-    let found = topology::summarize(&text, every_backend).map_err(|error| fail(&error))?;
-    let children = Children::new(IdSet::first_n(found.cores), IdSet::first_n(found.gpus));
+    let found = topology::read_xml(&text).map_err(|error| fail(&error))?;
+    let children = Children::new(found.topology.core_ids(), found.topology.gpu_ids());
     Ok((found.hostname, children))
 }

@@ -59,12 +59,11 @@ async fn run(context: Context) -> Result<(), Failure> {
         .attr("hostlist")
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| Failure::new(Errno::EINVAL, "attribute hostlist is not valid"))?;
-    let topology = Topology::discover(!config.norestrict)
-        .map_err(|error| Failure::new(Errno::EIO, error.to_string()))?;
     let rank = context.rank();
-    let own = own_resources(rank, &hosts, &topology);
     let host = hosts.nth(rank.0 as usize).unwrap_or_default();
-    let xml = topology.to_xml(&host);
+    let (topology, xml) = Topology::local(!config.norestrict, &host)
+        .map_err(|error| Failure::new(Errno::EIO, error.to_string()))?;
+    let own = own_resources(rank, &hosts, &topology);
     if rank == Rank::LEADER {
         run_leader(context, config, hosts, own, xml, force_up).await
     } else {

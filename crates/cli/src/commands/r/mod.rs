@@ -237,7 +237,8 @@ fn encoded(args: &Args) -> Result<ResourceSet, Fail> {
         _ => ids("ranks", "0")?,
     };
     let children = if local {
-        let topology = Topology::discover(true).map_err(|error| Fail::new(error.to_string()))?;
+        let (topology, _) =
+            Topology::local(true, "").map_err(|error| Fail::new(error.to_string()))?;
         Children::new(topology.core_ids(), topology.gpu_ids())
     } else if let Some(file) = args.get("xml") {
         let text = std::fs::read_to_string(file)
@@ -275,12 +276,8 @@ fn encoded(args: &Args) -> Result<ResourceSet, Fail> {
 
 /// The cores and GPUs of an hwloc document, numbered in order.
 fn from_xml(text: &str) -> Result<Children, XmlError> {
-    let every_backend = std::env::var_os("FLUX_HWLOC_GPU_NO_DEDUP").is_some();
-    let found = topology::summarize(text, every_backend)?;
-    Ok(Children::new(
-        IdSet::first_n(found.cores),
-        IdSet::first_n(found.gpus),
-    ))
+    let found = topology::read_xml(text)?.topology;
+    Ok(Children::new(found.core_ids(), found.gpu_ids()))
 }
 
 fn add_properties<'a>(
