@@ -35,6 +35,7 @@ mod rundir;
 mod services;
 mod settings;
 mod signals;
+mod slurm;
 mod start;
 mod states;
 mod tbon_settings;

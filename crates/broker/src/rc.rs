@@ -89,6 +89,9 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     if leader && std::env::var_os("FLUX_DISABLE_JOB_CLEANUP").is_none() {
         crate::cleanup::push(broker);
     }
+    if leader {
+        crate::slurm::follow(broker).await;
+    }
     run_scripts(broker, "rc1").await
 }
 

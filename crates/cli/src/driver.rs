@@ -36,7 +36,7 @@ const SUGGEST_DISTANCE_MAX: usize = 3;
 const SUGGEST_MAX: usize = 3;
 
 /// Commands that the reference has and we do not have yet.
-const NOT_BUILT: &[&str] = &["slurm-expiration-sync", "tree"];
+const NOT_BUILT: &[&str] = &["tree"];
 
 /// How a command sees its environment.
 pub(crate) struct Invocation<'a> {

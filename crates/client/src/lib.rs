@@ -8,6 +8,7 @@ pub mod archive;
 mod connect;
 mod connection;
 pub mod kvs;
+pub mod slurm;
 mod trace;
 mod uri;
 

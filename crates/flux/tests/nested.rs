@@ -145,3 +145,24 @@ rm -r $dir"#,
          refused\nit: Interrupt: canceling job\n",
     );
 }
+
+#[test]
+fn an_instance_ends_with_the_slurm_job_it_is_in() {
+    check(
+        r#"
+dir=$(mktemp -d); PATH=$dir:$PATH
+printf '#!/bin/sh\ntest "$*" = "--noheader --format=%%L --jobs=5" && echo 1-00:00:00\n' >$dir/squeue
+chmod +x $dir/squeue
+SLURM_JOB_ID=5 flux start sh -c '
+    test $(flux run flux job timeleft) -gt 86000 && echo follows
+    printenv YOGRT_BACKEND'
+SLURM_JOB_ID=x flux start true 2>&1 | grep -o invalid.*
+SLURM_JOB_ID=6 flux start sh -c 'flux dmesg | grep -o slurm:.*' 2>/dev/null
+flux slurm-expiration-sync 2>&1; flux slurm-expiration-sync -j 5 --poll-interval=0 2>&1
+rm -r $dir"#,
+        "follows\nflux\ninvalid SLURM_JOB_ID. Skipping expiration sync\n\
+         slurm: squeue failed: \n\
+         slurm-expiration-sync: ERROR: Invalid or missing --jobid\n\
+         slurm-expiration-sync: ERROR: Invalid --poll-interval '0'\n",
+    );
+}

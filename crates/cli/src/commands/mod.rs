@@ -41,6 +41,7 @@ pub(crate) mod r;
 mod relay;
 pub(crate) mod resource;
 pub(crate) mod shutdown;
+pub(crate) mod slurm_expiration_sync;
 pub(crate) mod sproc;
 pub(crate) mod startlog;
 pub(crate) mod storage;
@@ -123,6 +124,11 @@ static COMMANDS: &[(&str, &str, Run)] = &[
         "housekeeping",
         "List and signal what runs after jobs",
         housekeeping::run,
+    ),
+    (
+        "slurm-expiration-sync",
+        "Keep the end of this instance that of a Slurm job",
+        slurm_expiration_sync::run,
     ),
     (
         "sproc",
