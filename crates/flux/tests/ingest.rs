@@ -81,3 +81,27 @@ fn what_no_validator_saw_is_refused_by_the_scheduler() {
          getting duration: Object item not found: duration\n",
     );
 }
+
+#[test]
+fn resources_may_be_given_as_a_shape_or_a_file() {
+    check(
+        r#"
+r() { grep -o '"resources": .*\], "tasks"' | tr -d ' "'; }
+flux run -n4 --resources-shape='slot=2/[core=2;gpu{x}]' --dry-run true | r
+flux batch --resources-shape=node/slot=2-4/core --wrap --dry-run true | r
+echo '{"resources": [{"type": "core", "count": 7}]}' >r.$$.json
+flux submit --resources-json=r.$$.json --dry-run true | r
+exec 2>&1
+flux run --resources-shape=slot/ true; flux run --resources-json=no.json true
+flux run --resources-shape=slot/core --resources-json=r.$$.json true; rm r.$$.json"#,
+        "resources:[{type:slot,count:2,label:task,with:[{type:core,count:2},\
+         {type:gpu,count:1,exclusive:true}]}],tasks\n\
+         resources:[{type:node,count:1,with:[{type:slot,count:2-4,label:task,\
+         with:[{type:core,count:1}]}]}],tasks\n\
+         resources:[{type:core,count:7}],tasks\n\
+         flux-run: ERROR: Unexpected end of input in 'slot/'\n\
+         flux-run: ERROR: No such file or directory: 'no.json'\n\
+         flux-run: ERROR: `--resources-shape` and `--resources-json` are mutually exclusive \
+         arguments. Use only one.\n",
+    );
+}

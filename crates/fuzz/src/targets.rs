@@ -144,7 +144,7 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: &[
             "slot=4{nodelevel}/node{-x}/socket=2+/core=4+",
             "[cluster/slot=2{ib}/node/[memory=4{unit:GB};ib10g];switch/slot=2{bicore}/node/core=2]",
-            "slot=4,9,16,25/node",
+            r#"node{+x,a,b:1.5,c:"q r",d:[1,t],e:{f:g}}/slot=3-30:2:*/core=1-4,7"#,
         ],
     },
     Target {

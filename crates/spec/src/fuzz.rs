@@ -121,6 +121,6 @@ pub fn fuzz_proctable(data: &[u8]) {
 /// Shapes (RFC 46).
 pub fn fuzz_shape(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = shape::parse(text);
+        let _ = shape::parse(text, "task");
     }
 }

@@ -1,365 +1,443 @@
 //! Resource requests as users type them (RFC 46): `slot=4{nodelevel}/node{-x}/core=4+`.
+//!
+//! Counts that are no numbers stay texts, as the reference has it, which RFC 14 allows.
 
-use serde_json::{Map, Value, json};
-use types::Errno;
+use serde_json::{Map, Value};
 
-use crate::range::{Count, Operator, Range, RangeError};
-
-/// Levels deeper than this are refused, so that parsing cannot exhaust the stack.
+/// How deep lists and values may be nested.
 const DEPTH_MAX: usize = 64;
 
-/// Why text is not a shape (RFC 46).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ShapeError {
-    /// Something else was expected.
-    #[error("invalid shape: expected {expected} at '{rest}'")]
-    Syntax {
-        /// What was expected.
-        expected: &'static str,
-        /// The text from there on.
-        rest: String,
-    },
-    /// A bad count.
-    #[error("invalid count '{count}': {error}")]
-    Count {
-        /// The count.
-        count: String,
-        /// What is wrong with it.
-        error: RangeError,
-    },
-    /// A slot that contains nothing.
-    #[error("invalid shape: a slot must contain resources")]
-    EmptySlot,
-    /// Several slots of which one has no label.
-    #[error("invalid shape: several slots need labels")]
-    Label,
-    /// Too many levels.
-    #[error("shape is nested too deeply")]
-    Depth,
-}
-
-impl ShapeError {
-    /// The error number C programs report: `EINVAL`.
-    pub fn errno(&self) -> Errno {
-        Errno::EINVAL
-    }
-}
-
-/// Expands a shape to the `resources` list of a jobspec (RFC 14). Errors: see [`ShapeError`].
-pub fn parse(text: &str) -> Result<Value, ShapeError> {
+/// Reads a shape as a jobspec's `resources`. A slot without a label, of which there may be one if
+/// it is the only slot, gets `label`.
+///
+/// # Errors
+///
+/// The shape is wrong; the text, for people, says where. Positions count characters from 0.
+pub fn parse(text: &str, label: &str) -> Result<Vec<Value>, String> {
     let mut parser = Parser {
-        rest: text.trim(),
+        text: text.chars().collect(),
+        at: 0,
+        depth: 0,
         slots: 0,
         unlabeled: 0,
+        label,
     };
-    let list = parser.list(0)?;
-    if !parser.rest.is_empty() {
-        return Err(parser.expected("end of shape"));
+    let list = parser.list()?;
+    match parser.peek() {
+        None => {}
+        Some(bracket @ (']' | '}')) => {
+            let kind = if bracket == ']' { "brackets" } else { "braces" };
+            return Err(format!(
+                "Mismatched {kind} starting at position {}.",
+                parser.at
+            ));
+        }
+        Some(_) => return Err(parser.unexpected()),
     }
     match parser.slots > 1 && parser.unlabeled > 0 {
-        true => Err(ShapeError::Label),
+        true => Err("Multiple slots require labels".to_owned()),
         false => Ok(list),
     }
 }
 
 struct Parser<'a> {
-    rest: &'a str,
+    text: Vec<char>,
+    at: usize,
+    depth: usize,
     slots: usize,
     unlabeled: usize,
+    label: &'a str,
 }
 
-impl<'a> Parser<'a> {
-    fn expected(&self, expected: &'static str) -> ShapeError {
-        ShapeError::Syntax {
-            expected,
-            rest: self.rest.into(),
+/// What stands for itself.
+fn is_special(c: char) -> bool {
+    "[]{}/;=,:+-\"".contains(c)
+}
+
+/// What ends a word that is not quoted.
+fn ends_word(c: char) -> bool {
+    "[]{}/;=,:\"".contains(c) || c.is_whitespace()
+}
+
+impl Parser<'_> {
+    /// The next character that is no blank.
+    fn peek(&mut self) -> Option<char> {
+        while self.text.get(self.at).is_some_and(|c| c.is_whitespace()) {
+            self.at += 1;
         }
+        self.text.get(self.at).copied()
     }
 
-    fn eat(&mut self, c: char) -> bool {
-        let rest = self.rest.strip_prefix(c);
-        self.rest = rest.unwrap_or(self.rest);
-        rest.is_some()
+    fn accept(&mut self, wanted: char) -> bool {
+        let found = self.peek() == Some(wanted);
+        self.at += usize::from(found);
+        found
     }
 
-    fn need(&mut self, c: char, expected: &'static str) -> Result<(), ShapeError> {
-        match self.eat(c) {
+    fn expect(&mut self, wanted: char) -> Result<(), String> {
+        match self.accept(wanted) {
             true => Ok(()),
-            false => Err(self.expected(expected)),
+            false => Err(self.unexpected()),
         }
     }
 
-    /// Takes text up to one of the given characters.
-    fn until(&mut self, stop: &[char]) -> &'a str {
-        let (taken, rest) = self
-            .rest
-            .split_at(self.rest.find(stop).unwrap_or(self.rest.len()));
-        self.rest = rest;
-        taken
+    /// What is next should not be there.
+    fn unexpected(&mut self) -> String {
+        let Some(first) = self.peek() else {
+            let text: String = self.text.iter().collect();
+            return format!("Unexpected end of input in '{}'", text.trim_end());
+        };
+        let rest = &self.text[self.at..];
+        let word: String = match is_special(first) {
+            true => first.to_string(),
+            false => rest.iter().take_while(|c| !ends_word(**c)).collect(),
+        };
+        format!("Invalid token '{word}' at position {}", self.at)
     }
 
-    /// Takes a string, quoted as in JSON or bare.
-    fn string(&mut self, expected: &'static str) -> Result<String, ShapeError> {
-        if self.rest.starts_with('"') {
-            let value = self.json(expected)?;
-            return Ok(value.as_str().unwrap_or_default().into());
+    /// Reads what is between two marks, the first of which is next.
+    fn within<T>(
+        &mut self,
+        close: char,
+        kind: &str,
+        inside: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let start = self.at;
+        self.at += 1;
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(format!("Nested too deeply at position {start}"));
         }
-        const STOP: [char; 9] = ['=', '{', '}', '/', ';', '[', ']', ',', ':'];
-        match self.until(&STOP) {
-            "" => Err(self.expected(expected)),
-            text => Ok(text.into()),
+        let result = inside(self).and_then(|inner| self.expect(close).map(|()| inner));
+        self.depth -= 1;
+        match self.peek() {
+            None if result.is_err() => Err(format!("Unclosed {kind} in position {start}")),
+            _ => result,
         }
     }
 
-    /// Takes one strict JSON value.
-    fn json(&mut self, expected: &'static str) -> Result<Value, ShapeError> {
-        let mut stream = serde_json::Deserializer::from_str(self.rest).into_iter();
-        match stream.next() {
-            Some(Ok(value)) => {
-                self.rest = &self.rest[stream.byte_offset()..];
-                Ok(value)
+    fn list(&mut self) -> Result<Vec<Value>, String> {
+        if self.peek() != Some('[') {
+            return Ok(vec![self.vertex()?]);
+        }
+        self.within(']', "bracket", |parser| {
+            let mut list = vec![parser.vertex()?];
+            while parser.accept(';') {
+                list.push(parser.vertex()?);
             }
-            _ => Err(self.expected(expected)),
-        }
+            Ok(list)
+        })
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value, ShapeError> {
-        if depth > DEPTH_MAX {
-            return Err(ShapeError::Depth);
-        }
-        if !self.eat('[') {
-            return Ok(json!([self.vertex(depth)?]));
-        }
-        let mut list = vec![self.vertex(depth)?];
-        while self.eat(';') {
-            list.push(self.vertex(depth)?);
-        }
-        self.need(']', "';' or ']'")?;
-        Ok(list.into())
-    }
-
-    fn vertex(&mut self, depth: usize) -> Result<Value, ShapeError> {
-        let kind = self.string("a resource type")?;
-        let count = match self.eat('=') {
+    fn vertex(&mut self) -> Result<Value, String> {
+        let kind = self.word()?;
+        let is_slot = kind == "slot";
+        let mut vertex = Map::new();
+        vertex.insert("type".into(), kind.into());
+        let count = match self.accept('=') {
             true => self.count()?,
             false => 1.into(),
         };
-        let mut vertex = Map::new();
-        vertex.insert("type".into(), kind.clone().into());
         vertex.insert("count".into(), count);
-        if self.eat('{') {
-            if kind == "slot" {
-                vertex.insert("label".into(), self.string("a slot label")?.into());
-                if !self.eat(',') && !self.rest.starts_with('}') {
-                    return Err(self.expected("',' or '}'"));
-                }
-            }
-            self.items(&mut vertex, depth)?;
-        }
-        if kind == "slot" {
+        if is_slot {
             self.slots += 1;
-            if !vertex.contains_key("label") {
-                self.unlabeled += 1;
-                vertex.insert("label".into(), "default".into());
-            }
         }
-        match self.eat('/') {
-            true => {
-                vertex.insert("with".into(), self.list(depth + 1)?);
-            }
-            false if kind == "slot" => return Err(ShapeError::EmptySlot),
-            false => {}
+        if self.peek() == Some('{') {
+            self.within('}', "brace", |parser| {
+                if is_slot {
+                    let label = parser.word()?;
+                    vertex.insert("label".into(), label.into());
+                } else if parser.peek() != Some('}') {
+                    parser.item(&mut vertex)?;
+                }
+                while parser.accept(',') {
+                    parser.item(&mut vertex)?;
+                }
+                Ok(())
+            })?;
+        } else if is_slot {
+            self.unlabeled += 1;
+            vertex.insert("label".into(), self.label.into());
         }
+        if is_slot {
+            self.expect('/')?;
+        } else if !self.accept('/') {
+            return Ok(vertex.into());
+        }
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(format!("Nested too deeply at position {}", self.at));
+        }
+        vertex.insert("with".into(), self.list()?.into());
+        self.depth -= 1;
         Ok(vertex.into())
     }
 
-    fn count(&mut self) -> Result<Value, ShapeError> {
-        let text = match self.eat('[') {
-            true => {
-                let text = self.until(&[']']);
-                self.need(']', "']'")?;
-                text
-            }
-            false => self.until(&['{', '/', ';', ']']),
+    /// A key and its value, or a key alone, which stands for true, or with a minus for false.
+    fn item(&mut self, object: &mut Map<String, Value>) -> Result<(), String> {
+        let sign = match self.peek() {
+            Some('-') => Some(false),
+            Some('+') => Some(true),
+            _ => None,
         };
-        match text.parse() {
-            Ok(Count::Fixed(count)) => Ok(count.into()),
-            Ok(Count::Range(range)) => Ok(range_value(&range)),
-            // As typed, less the brackets: RFC 14 takes the string as it is.
-            Ok(Count::Set(_)) => Ok(text.into()),
-            Err(error) => Err(ShapeError::Count {
-                count: text.into(),
-                error,
-            }),
+        self.at += usize::from(sign.is_some());
+        let key = match self.word()? {
+            key if key == "x" => "exclusive".to_owned(),
+            key => key,
+        };
+        let value = match sign {
+            Some(sign) => sign.into(),
+            None if self.accept(':') => self.value()?,
+            None => true.into(),
+        };
+        object.insert(key, value);
+        Ok(())
+    }
+
+    /// JSON, but that words and the keys of objects need no quotes.
+    fn value(&mut self) -> Result<Value, String> {
+        match self.peek() {
+            None | Some(',' | '}' | ']') => return Err(self.unexpected()),
+            Some('{') => {
+                return self.within('}', "brace", |parser| {
+                    let mut object = Map::new();
+                    if parser.peek() != Some('}') {
+                        parser.item(&mut object)?;
+                    }
+                    while parser.accept(',') {
+                        parser.item(&mut object)?;
+                    }
+                    Ok(object.into())
+                });
+            }
+            Some('[') => {
+                return self.within(']', "bracket", |parser| {
+                    let mut list = Vec::new();
+                    if parser.peek() != Some(']') {
+                        list.push(parser.value()?);
+                    }
+                    while parser.accept(',') {
+                        list.push(parser.value()?);
+                    }
+                    Ok(list.into())
+                });
+            }
+            Some('"') => return self.quoted().map(Value::from),
+            Some(_) => {}
+        }
+        let rest = &self.text[self.at..];
+        let word: String = rest.iter().take_while(|c| !",}]".contains(**c)).collect();
+        self.at += word.chars().count();
+        let word = word.trim_end();
+        Ok(serde_json::from_str(word).unwrap_or_else(|_| word.into()))
+    }
+
+    fn word(&mut self) -> Result<String, String> {
+        match self.peek() {
+            Some('"') => self.quoted(),
+            Some(first) if !is_special(first) => {
+                let rest = &self.text[self.at..];
+                let word: String = rest.iter().take_while(|c| !ends_word(**c)).collect();
+                self.at += word.chars().count();
+                Ok(word)
+            }
+            _ => Err(self.unexpected()),
         }
     }
 
-    /// Takes the items of a dictionary and its closing brace.
-    fn items(&mut self, object: &mut Map<String, Value>, depth: usize) -> Result<(), ShapeError> {
-        if depth > DEPTH_MAX {
-            return Err(ShapeError::Depth);
+    /// A string of JSON.
+    fn quoted(&mut self) -> Result<String, String> {
+        let start = self.at;
+        let mut escaped = false;
+        let end = self.text[start + 1..].iter().position(|c| {
+            let ends = *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            ends
+        });
+        let Some(end) = end else {
+            return Err(format!("Unclosed quote \" at position {start}"));
+        };
+        self.at = start + end + 2;
+        let text: String = self.text[start..self.at].iter().collect();
+        serde_json::from_str(&text).map_err(|_| format!("Invalid string at position {start}"))
+    }
+
+    /// A number, a range (RFC 45) or an idset (RFC 22), with or without brackets.
+    fn count(&mut self) -> Result<Value, String> {
+        if self.peek() == Some('[') {
+            return self.within(']', "bracket", Parser::bare_count);
         }
-        if self.eat('}') {
+        self.bare_count()
+    }
+
+    fn bare_count(&mut self) -> Result<Value, String> {
+        self.peek();
+        let start = self.at;
+        self.number()?;
+        let mut plain = true;
+        match self.text.get(self.at) {
+            Some('+') => {
+                plain = false;
+                self.at += 1;
+                self.steps()?;
+            }
+            Some('-') => {
+                plain = false;
+                self.at += 1;
+                self.number()?;
+                match self.text.get(self.at) {
+                    Some(':') => self.steps()?,
+                    _ => self.more_ids()?,
+                }
+            }
+            Some(',') => {
+                plain = false;
+                self.more_ids()?;
+            }
+            _ => {}
+        }
+        match self.text.get(self.at) {
+            Some(c) if !is_special(*c) && !c.is_whitespace() => {
+                return Err(format!("Illegal character '{c}' at position {}", self.at));
+            }
+            _ => {}
+        }
+        let text: String = self.text[start..self.at].iter().collect();
+        if !plain {
+            return Ok(text.into());
+        }
+        let number: u64 = text
+            .parse()
+            .map_err(|_| format!("Number too large at position {start}"))?;
+        Ok(number.into())
+    }
+
+    /// The operand and the operator of a range.
+    fn steps(&mut self) -> Result<(), String> {
+        if self.text.get(self.at) != Some(&':') {
             return Ok(());
         }
-        loop {
-            let sign = match (self.eat('+'), self.rest.starts_with('-')) {
-                (true, _) => Some(true),
-                (false, true) => {
-                    self.eat('-');
-                    Some(false)
-                }
-                (false, false) => None,
-            };
-            let key = match self.string("a key")? {
-                key if key == "x" => "exclusive".into(),
-                key => key,
-            };
-            let value = match sign {
-                Some(value) => value.into(),
-                None if self.eat(':') => self.value(depth)?,
-                None => true.into(),
-            };
-            object.insert(key, value);
-            if self.eat('}') {
-                return Ok(());
+        self.at += 1;
+        self.number()?;
+        if self.text.get(self.at) != Some(&':') {
+            return Ok(());
+        }
+        self.at += 1;
+        match self.text.get(self.at) {
+            Some('+' | '*' | '^') => self.at += 1,
+            Some(c) => return Err(format!("Illegal character '{c}' at position {}", self.at)),
+            None => return Err(self.unexpected()),
+        }
+        Ok(())
+    }
+
+    fn more_ids(&mut self) -> Result<(), String> {
+        while self.text.get(self.at) == Some(&',') {
+            self.at += 1;
+            self.number()?;
+            if self.text.get(self.at) == Some(&'-') {
+                self.at += 1;
+                self.number()?;
             }
-            self.need(',', "',' or '}'")?;
         }
+        Ok(())
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, ShapeError> {
-        if self.eat('{') {
-            let mut object = Map::new();
-            self.items(&mut object, depth + 1)?;
-            return Ok(object.into());
+    /// Passes over a positive number.
+    fn number(&mut self) -> Result<(), String> {
+        match self.text.get(self.at) {
+            Some('1'..='9') => {}
+            Some(c) if !is_special(*c) && !c.is_whitespace() => {
+                return Err(format!("Illegal character '{c}' at position {}", self.at));
+            }
+            _ => return Err(self.unexpected()),
         }
-        if self.rest.starts_with(['[', '"']) {
-            return self.json("a value");
+        while self.text.get(self.at).is_some_and(char::is_ascii_digit) {
+            self.at += 1;
         }
-        match self.until(&[',', '}']).trim() {
-            "" => Err(self.expected("a value")),
-            text => Ok(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
-        }
+        Ok(())
     }
-}
-
-/// A range as RFC 14 writes it. Operator and operand go with a maximum or when they say something.
-fn range_value(range: &Range) -> Value {
-    let mut object = Map::new();
-    object.insert("min".into(), range.min.into());
-    if let Some(max) = range.max {
-        object.insert("max".into(), max.into());
-    }
-    if range.max.is_some() || (range.operator, range.operand) != (Operator::Add, 1) {
-        object.insert("operator".into(), range.operator.as_str().into());
-        object.insert("operand".into(), range.operand.into());
-    }
-    object.into()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    /// Every example of RFC 46, named by its use case of RFC 14.
     #[test]
-    fn the_examples_of_rfc_46() {
-        let slot_node = |count: Value| json!([{"type":"slot","count":count,"label":"default","with":[{"type":"node","count":1}]}]);
-        for (case, shape, resources) in [
-            ("1.1", "slot=4/node", slot_node(json!(4))),
+    fn shapes_become_resources() {
+        let core = json!([{"type": "core", "count": 1}]);
+        let slot =
+            |count: Value| json!([{"type": "slot", "count": count, "label": "task", "with": core}]);
+        for (text, expect) in [
+            (" slot / core ", slot(json!(1))),
+            ("slot=2/core", slot(json!(2))),
+            ("slot=3-30/core", slot(json!("3-30"))),
+            ("slot=[2-8:2:^]/core", slot(json!("2-8:2:^"))),
+            ("slot=2+:3/core", slot(json!("2+:3"))),
+            ("slot=1-4,7/core{}", slot(json!("1-4,7"))),
+            ("core=2", json!([{"type": "core", "count": 2}])),
             (
-                "1.2",
-                "slot=3-30/node",
-                slot_node(json!({"min":3,"max":30,"operator":"+","operand":1})),
+                "node=2{-x}/slot{a,x}/[core;\"my gpu\"=4{unit:GB}]",
+                json!([{"type": "node", "count": 2, "exclusive": false, "with": [
+                    {"type": "slot", "count": 1, "label": "a", "exclusive": true, "with": [
+                        {"type": "core", "count": 1},
+                        {"type": "my gpu", "count": 4, "unit": "GB"},
+                    ]},
+                ]}]),
             ),
             (
-                "1.3",
-                "slot=4{nodelevel}/node{-x}/socket=2+/core=4+",
-                json!([{"type":"slot","count":4,"label":"nodelevel","with":[{"type":"node","count":1,"exclusive":false,"with":[{"type":"socket","count":{"min":2},"with":[{"type":"core","count":{"min":4}}]}]}]}]),
+                "a{+x,b:1.5,c:\"q r\",d:[1,t],e:{f:g,h},i:true,j:k:l m,x:false}",
+                json!([{"type": "a", "count": 1, "exclusive": false, "b": 1.5, "c": "q r",
+                    "d": [1, "t"], "e": {"f": "g", "h": true}, "i": true, "j": "k:l m"}]),
             ),
             (
-                "1.4",
-                "slot=4{nodelevel}/node/socket=2/core=4",
-                json!([{"type":"slot","count":4,"label":"nodelevel","with":[{"type":"node","count":1,"with":[{"type":"socket","count":2,"with":[{"type":"core","count":4}]}]}]}]),
+                "[slot{a}/core;slot{b}/core]",
+                json!([{"type": "slot", "count": 1, "label": "a", "with": core},
+                    {"type": "slot", "count": 1, "label": "b", "with": core}]),
             ),
-            (
-                "1.5",
-                "[cluster/slot=2{ib}/node/[memory=4{unit:GB};ib10g];switch/slot=2{bicore}/node/core=2]",
-                json!([{"type":"cluster","count":1,"with":[{"type":"slot","count":2,"label":"ib","with":[{"type":"node","count":1,"with":[{"type":"memory","count":4,"unit":"GB"},{"type":"ib10g","count":1}]}]}]},{"type":"switch","count":1,"with":[{"type":"slot","count":2,"label":"bicore","with":[{"type":"node","count":1,"with":[{"type":"core","count":2}]}]}]}]),
-            ),
-            (
-                "1.6",
-                "cluster=2/slot/node=1+{-x}/core=30",
-                json!([{"type":"cluster","count":2,"with":[{"type":"slot","count":1,"label":"default","with":[{"type":"node","count":{"min":1},"exclusive":false,"with":[{"type":"core","count":30}]}]}]}]),
-            ),
-            (
-                "1.7",
-                "switch=3/slot/node=1+{-x}/core",
-                json!([{"type":"switch","count":3,"with":[{"type":"slot","count":1,"label":"default","with":[{"type":"node","count":{"min":1},"exclusive":false,"with":[{"type":"core","count":1}]}]}]}]),
-            ),
-            ("1.8", "slot=4,9,16,25/node", slot_node(json!("4,9,16,25"))),
-            (
-                "2.3",
-                "slot=10/core=2",
-                json!([{"type":"slot","count":10,"label":"default","with":[{"type":"core","count":2}]}]),
-            ),
-            (
-                "2.4",
-                "node/[slot=10{read-db}/[core;memory=4{unit:GB}];slot{db}/[core=6;memory=24{unit:GB}]]",
-                json!([{"type":"node","count":1,"with":[{"type":"slot","count":10,"label":"read-db","with":[{"type":"core","count":1},{"type":"memory","count":4,"unit":"GB"}]},{"type":"slot","count":1,"label":"db","with":[{"type":"core","count":6},{"type":"memory","count":24,"unit":"GB"}]}]}]),
-            ),
-            (
-                "2.5",
-                "slot=10/[memory=2+{unit:GB};core]",
-                json!([{"type":"slot","count":10,"label":"default","with":[{"type":"memory","count":{"min":2},"unit":"GB"},{"type":"core","count":1}]}]),
-            ),
-            (
-                "2.6",
-                "slot=2{4GB-node}/node/memory=4+{unit:GB}",
-                json!([{"type":"slot","count":2,"label":"4GB-node","with":[{"type":"node","count":1,"with":[{"type":"memory","count":{"min":4},"unit":"GB"}]}]}]),
-            ),
-            ("2.7", "slot/node", slot_node(json!(1))),
         ] {
-            assert_eq!(
-                parse(shape).as_ref().map(Value::to_string),
-                Ok(resources.to_string()),
-                "{case}"
-            );
+            let found = parse(text, "task").map(Value::from);
+            assert_eq!(found, Ok(expect), "{text}");
         }
     }
 
     #[test]
-    fn dictionaries_take_booleans_objects_and_quotes() {
-        assert_eq!(
-            parse(r#"node=[1-4:2:*]{x,+a,-b,"c d":"e,f",n:5,o:{p:q,+r},l:[1,2]}"#).unwrap(),
-            json!([{"type":"node","count":{"min":1,"max":4,"operator":"*","operand":2},
-                "exclusive":true,"a":true,"b":false,"c d":"e,f","n":5,"o":{"p":"q","r":true},"l":[1,2]}])
-        );
-    }
-
-    #[test]
-    fn refuses_other_text() {
-        for text in [
-            "",
-            "=4",
-            "slot",
-            "slot=4",
-            "slot=0/node",
-            "slot=x/node",
-            "node{",
-            "node{unit:}",
-            "[node",
-            "node]",
-            "node/",
-            "node;core",
-            "slot{}/node",
-            "[slot{a}/node;slot/node]",
-            "node=[1",
+    fn wrong_shapes_are_refused_by_place() {
+        let deep = "[".repeat(100);
+        for (text, expect) in [
+            ("slot/", "Unexpected end of input in 'slot/'"),
+            ("slot", "Unexpected end of input in 'slot'"),
+            ("slot/core{unit:GB", "Unclosed brace in position 9"),
+            ("[slot/core", "Unclosed bracket in position 0"),
+            ("slot/core{a:\"x}", "Unclosed quote \" at position 12"),
+            ("slot/core]", "Mismatched brackets starting at position 9."),
+            ("slot/core x", "Invalid token 'x' at position 10"),
+            ("slot/core;gpu", "Invalid token ';' at position 9"),
+            ("slot=0/core", "Illegal character '0' at position 5"),
+            ("slot=01/core", "Illegal character '0' at position 5"),
+            ("slot=1.5/core", "Illegal character '.' at position 6"),
+            ("slot=-1/core", "Invalid token '-' at position 5"),
+            ("slot=2:8/core", "Invalid token ':' at position 6"),
+            ("slot=2{}/core", "Invalid token '}' at position 7"),
+            ("slot{x:1}/core", "Invalid token ':' at position 6"),
+            ("slot/core{a:}", "Invalid token '}' at position 12"),
+            ("slot/core{a:b,}", "Invalid token '}' at position 14"),
+            ("slot/core{--x}", "Invalid token '-' at position 11"),
+            ("slot/[[core]]", "Invalid token '[' at position 6"),
+            ("[]", "Invalid token ']' at position 1"),
+            ("", "Unexpected end of input in ''"),
+            ("[slot/core;slot/core]", "Multiple slots require labels"),
+            (
+                "slot=99999999999999999999/core",
+                "Number too large at position 5",
+            ),
+            (&deep, "Invalid token '[' at position 1"),
         ] {
-            assert!(parse(text).is_err(), "{text}");
+            assert_eq!(parse(text, "task"), Err(expect.to_owned()), "{text}");
         }
-        assert_eq!(parse(&"a/".repeat(1000)), Err(ShapeError::Depth));
-        assert!(parse(&("a{x:{".to_string() + &"x:{".repeat(1000))).is_err());
+        let deep = "a/".repeat(100);
+        assert!(parse(&deep, "task").is_err_and(|text| text.starts_with("Nested too")));
     }
 }

@@ -14,6 +14,9 @@ use crate::{datetime, err};
 
 type Object = Map<String, Value>;
 
+/// The label of slots.
+const LABEL: &str = "task";
+
 const OPTIONS: &str = "attributes.system.shell.options";
 
 /// What a command makes of its words.
@@ -30,9 +33,15 @@ pub(crate) enum Kind {
 /// Builds the jobspec.
 pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value, Fail> {
     let mut options = Object::new();
-    let (resources, count) = match kind {
-        Kind::Tasks => task_resources(args, &mut options)?,
-        Kind::Batch | Kind::Alloc => instance_resources(args)?,
+    let (resources, count) = match given_resources(args)? {
+        Some(list) => (list, json!({"per_slot": 1})),
+        None => {
+            let (one, count) = match kind {
+                Kind::Tasks => task_resources(args, &mut options)?,
+                Kind::Batch | Kind::Alloc => instance_resources(args)?,
+            };
+            (vec![one], count)
+        }
     };
     let mut system = Object::new();
     let duration = match args.get("time-limit") {
@@ -115,8 +124,8 @@ pub(crate) fn build(args: &Args, kind: Kind, command: &[String]) -> Result<Value
         set("attributes", &mut attributes, &key, value)?;
     }
     Ok(json!({
-        "resources": [resources],
-        "tasks": [{"command": command, "slot": "task", "count": count}],
+        "resources": resources,
+        "tasks": [{"command": command, "slot": LABEL, "count": count}],
         "attributes": attributes,
         "version": 1,
     }))
@@ -251,6 +260,35 @@ fn resource_shape(args: &Args, options: &mut Object) -> Result<(Value, Value), F
         }
     };
     Ok((resources, json!({"per_slot": 1})))
+}
+
+/// Resources as they are given, if they are.
+fn given_resources(args: &Args) -> Result<Option<Vec<Value>>, Fail> {
+    let file = match (args.get("resources-shape"), args.get("resources-json")) {
+        (None, None) => return Ok(None),
+        (Some(shape), None) => {
+            let list = spec::shape::parse(shape, LABEL).map_err(Fail::new)?;
+            return Ok(Some(list));
+        }
+        (None, Some(file)) => file,
+        (Some(_), Some(_)) => {
+            return Err(Fail::new(
+                "`--resources-shape` and `--resources-json` are mutually exclusive arguments. \
+                 Use only one.",
+            ));
+        }
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Fail::new(format!("{}: '{file}'", Errno::from_io(&error))))?;
+    let mut json: Value = serde_json::from_str(&text)
+        .map_err(|error| Fail::new(format!("Expecting JSON in '{file}': {error}")))?;
+    if let Some(resources) = json.get_mut("resources") {
+        json = resources.take();
+    }
+    match json {
+        Value::Array(list) => Ok(Some(list)),
+        _ => Err(Fail::new(format!("'{file}' has no list of 'resources'"))),
+    }
 }
 
 fn instance_resources(args: &Args) -> Result<(Value, Value), Fail> {

@@ -35,6 +35,8 @@ macro_rules! submission_options {
             flag('\0', "dry", "").hidden(),
             flag('\0', "quiet", "Do not show the job id"),
             flag('\0', "list-plugins", "List command-line plugins"),
+            arg('\0', "resources-shape", "SHAPE", "The resources in short form (RFC 46); other resource options are ignored"),
+            arg('\0', "resources-json", "FILE", "The resources of a jobspec in a JSON file; other resource options are ignored"),
             flag('\0', "debug-emulate", "").hidden(),
             $($extra),*
         ]
