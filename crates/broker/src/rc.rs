@@ -92,7 +92,23 @@ pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     if leader {
         crate::slurm::follow(broker).await;
     }
+    let code = run_python(broker).await;
+    if code != 0 {
+        return code;
+    }
     run_scripts(broker, "rc1").await
+}
+
+/// Runs the tasks of files in Python, among modules that are loaded already. Returns an exit code.
+async fn run_python(broker: &Rc<Broker>) -> i32 {
+    match python_files("rc1").is_empty() {
+        true => 0,
+        false => runat::run_logged(broker, "rc1", 0, "flux modprobe rc1").await,
+    }
+}
+
+fn python_files(rc: &str) -> Vec<PathBuf> {
+    Finder { say: &|_, _| {} }.rc_files(rc)
 }
 
 /// Runs the scripts the site and the user have for the start (`rc1`) or the end (`rc3`), whatever
@@ -240,6 +256,11 @@ fn fail(broker: &Broker, text: &str) -> i32 {
 /// them: a module that was reloaded meanwhile is still needed by those after it. Returns an exit
 /// code.
 pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
+    for file in python_files("rc3") {
+        let name = file.display();
+        let text = format!("rc3: {name}: tasks in Python are not run at the end yet");
+        broker.log(Severity::Err, &text);
+    }
     let mut code = run_scripts(broker, "rc3").await;
     let leader = broker.router.rank() == Rank::LEADER;
     let mut names = broker.modules.names();
