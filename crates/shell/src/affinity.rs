@@ -17,6 +17,8 @@ use crate::shell::Shell;
 
 /// The name in log lines.
 const CPU: Option<&str> = Some("cpu-affinity");
+/// And that of the other.
+const GPU: Option<&str> = Some("gpu-affinity");
 
 /// What the `cpu-affinity` option asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,10 +237,30 @@ fn map(sets: &[String], ntasks: usize) -> Result<Vec<IdSet>, Fatal> {
     Ok(sets.into_iter().cycle().take(ntasks).collect())
 }
 
+/// How many slots each node has that is shared with other jobs. With fewer tasks than that on some
+/// node, these get no more there.
+fn slots(shell: &Shell) -> usize {
+    let slots = shell.job.jobspec.slots().ok();
+    let shared = slots.filter(|slots| slots.nodes.is_some() && !slots.exclusive);
+    let count = shared.and_then(|slots| slots.count.fixed());
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(0)
+}
+
 /// Tells a task its GPUs.
 pub(crate) fn set_gpus(shell: &Shell, local: u32, env: &mut BTreeMap<String, String>) {
-    let option = shell.job.option("gpu-affinity");
-    let mode = option.and_then(Value::as_str).unwrap_or("on");
+    let mode = match shell.job.option("gpu-affinity") {
+        None => "on",
+        Some(Value::String(mode)) => mode,
+        Some(other) => {
+            if local == 0 {
+                let text = format!("Failed to get gpu-affinity shell option: {other} is no text");
+                shell.log.write(Level::Warn, GPU, &text);
+            }
+            "on"
+        }
+    };
     if mode == "off" {
         return;
     }
@@ -250,7 +272,7 @@ pub(crate) fn set_gpus(shell: &Shell, local: u32, env: &mut BTreeMap<String, Str
     let visible = if node.gpus.is_empty() {
         "-1".to_owned()
     } else if mode == "per-task" {
-        let each = node.gpus.len() / node.taskids.len().max(1);
+        let each = node.gpus.len() / slots(shell).max(node.taskids.len()).max(1);
         let gpus: IdSet = node
             .gpus
             .iter()
