@@ -2,12 +2,12 @@
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
-use jiff::{ToSpan, Zoned};
+use jiff::{Span, ToSpan, Zoned};
 
 use crate::timefmt;
 
 /// Seconds since the epoch of `now`, `+FSD`, `-FSD`, an ISO date or time, a time of day, or one of
-/// these after `today`, `tomorrow` or `yesterday`.
+/// these after `today`, `tomorrow` or `yesterday`; and of `a year ago`, `in 5 minutes`, `last week`.
 pub(crate) fn parse(text: &str) -> Option<f64> {
     let text = text.trim();
     if text == "now" {
@@ -21,6 +21,13 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
     }
     let zone = TimeZone::system();
     let now = Zoned::now().with_time_zone(zone.clone());
+    if let Some(offset) = relative(&text.to_lowercase()) {
+        let stamp = now.checked_add(offset).ok()?.timestamp();
+        return Some(stamp.as_microsecond() as f64 / 1e6);
+    }
+    if let Some(offset) = text.strip_suffix(" ago") {
+        return Some(timefmt::now() - types::fsd::parse(offset.trim_end()).ok()?);
+    }
     let mut lower = text.to_lowercase();
     let mut date: Option<Date> = None;
     for (word, days) in [("today", 0), ("tomorrow", 1), ("yesterday", -1)] {
@@ -60,6 +67,45 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
     };
     let stamp = civil.to_zoned(zone).ok()?.timestamp();
     Some(stamp.as_microsecond() as f64 / 1e6)
+}
+
+/// `NUMBER UNIT ago`, `in NUMBER UNIT`, `last UNIT`, with numbers up to ten in words, too.
+fn relative(text: &str) -> Option<Span> {
+    const NUMBERS: &[&str] = &[
+        "a", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    ];
+    let (amount, sign) = match text.strip_suffix(" ago") {
+        Some(amount) => (amount.to_owned(), -1),
+        None => match (text.strip_prefix("last "), text.strip_prefix("in ")) {
+            (Some(unit), _) => (format!("a {unit}"), -1),
+            (None, Some(amount)) => (amount.to_owned(), 1),
+            (None, None) => return None,
+        },
+    };
+    let mut words = amount.split_whitespace();
+    let number = words.next()?;
+    let number: i64 = match NUMBERS.iter().position(|word| *word == number) {
+        Some(at) => i64::try_from(at.max(1)).ok()?,
+        None if number == "an" => 1,
+        None => number.parse().ok()?,
+    };
+    let unit = words.next()?;
+    if words.next().is_some() {
+        return None;
+    }
+    let number = number.checked_mul(sign)?;
+    let span = Span::new();
+    match unit.strip_suffix('s').unwrap_or(unit) {
+        "second" | "sec" => span.try_seconds(number),
+        "minute" | "min" => span.try_minutes(number),
+        "hour" | "hr" => span.try_hours(number),
+        "day" => span.try_days(number),
+        "week" => span.try_weeks(number),
+        "month" => span.try_months(number),
+        "year" => span.try_years(number),
+        _ => return None,
+    }
+    .ok()
 }
 
 /// `15:30`, `15:30:10`, `3pm`, `3:30 pm`, `noon`, `midnight`.
@@ -109,5 +155,25 @@ mod tests {
         assert!(parse("tomorrow 3pm").expect("valid") > now - 86400.0);
         assert!(parse("3:30 pm").is_some());
         assert!(parse("gibberish").is_none());
+        let from_now = |text: &str| parse(text).expect("valid") - now;
+        for (text, seconds) in [
+            ("a minute ago", -60.0),
+            ("5 minutes ago", -300.0),
+            ("in an hour", 3600.0),
+            ("two secs ago", -2.0),
+            ("1.5h ago", -5400.0),
+        ] {
+            assert!((from_now(text) - seconds).abs() < 5.0, "{text}");
+        }
+        assert!(from_now("a year ago") < -364.0 * 86400.0);
+        assert!((-8.0..-6.0).contains(&(from_now("last week") / 86400.0)));
+        for text in [
+            "a fortnight ago",
+            "ago",
+            "in",
+            "in 99999999999999999999 days",
+        ] {
+            assert!(parse(text).is_none(), "{text}");
+        }
     }
 }

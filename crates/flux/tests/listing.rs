@@ -56,3 +56,33 @@ fn a_status_tells_exceptions_before_exit_codes() {
          flux-job: ID: exception type=cancel\n",
     );
 }
+
+#[test]
+fn what_jobs_cannot_show_is_said() {
+    check(
+        r#"
+id=$(flux submit --wait true)
+exec 2>&1
+flux jobs -no {name} f1 $id && echo found; flux jobs f1 || echo none; flux jobs --json f1
+flux jobs --json --stats; flux jobs --count=-1; flux jobs --stats-only -q nosuch
+flux jobs -a -no {name} --since='an hour ago'; flux jobs --since='in 5 minutes'
+flux jobs -no {annotations.sched.t_estimate} --from-stdin </dev/null
+export XDG_CONFIG_HOME=$(mktemp -d); mkdir $XDG_CONFIG_HOME/flux; conf=$XDG_CONFIG_HOME/flux/flux-jobs
+printf 'formats:\n  mine:\n    description: My own\n    format: "{name}!"\n' >$conf.yaml
+flux jobs -n -o mine $id; flux jobs -o help | grep -o 'mine.*'
+said() { flux jobs -o help 2>&1 | sed "s,$conf,conf,"; }
+echo 'formats: [' >$conf.yaml; said; rm $conf.yaml
+echo 'formats.mine = 42' >$conf.toml; said; echo 'formats.mine.format = 42' >$conf.toml; said
+rm -r $XDG_CONFIG_HOME"#,
+        "JobID f1 unknown\ntrue\nfound\nJobID f1 unknown\nnone\nJobID f1 unknown\n\
+         flux-jobs: ERROR: --json incompatible with --stats or --stats-only\n\
+         flux-jobs: ERROR: invalid payload: max_entries < 0 not allowed\n\
+         flux-jobs: ERROR: error retrieving job stats: no stats available for queue nosuch\n\
+         true\n\
+         flux-jobs: ERROR: --since=in 5 minutes appears to be in the future\n\
+         true!\nmine         My own\n\
+         flux-jobs: ERROR: conf.yaml: error: line 1 column 10: unclosed bracket '['\n\
+         flux-jobs: ERROR: conf.toml: 'formats.mine' must be a mapping\n\
+         flux-jobs: ERROR: conf.toml: formats.mine: 'format' key must be a string\n",
+    );
+}

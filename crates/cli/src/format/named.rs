@@ -115,15 +115,19 @@ pub(crate) fn files(
 ) -> Result<Json, String> {
     let mut merged = Json::Null;
     for dir in xdg_dirs().iter().rev() {
-        for ext in ["json", "toml"] {
+        for ext in ["json", "yaml", "toml"] {
             let path = format!("{dir}/flux/{command}.{ext}");
             let Ok(text) = std::fs::read_to_string(&path) else {
                 continue;
             };
-            let value = if ext == "toml" {
-                from_toml(&text)
-            } else {
-                serde_json::from_str(&text).map_err(|error| error.to_string())
+            let value = match ext {
+                "toml" => from_toml(&text),
+                // What follows the first line shows the place in a picture.
+                "yaml" => serde_saphyr::from_str(&text).map_err(|error| {
+                    let text = error.to_string();
+                    text.lines().next().unwrap_or_default().to_owned()
+                }),
+                _ => serde_json::from_str(&text).map_err(|error| error.to_string()),
             };
             let value = value.map_err(|error| format!("{path}: {error}"))?;
             check(&value).map_err(|error| format!("{path}: {error}"))?;
@@ -170,8 +174,14 @@ fn check(
         if builtin.iter().any(|(known, ..)| known == name) {
             return Err(format!("override of builtin format '{name}' not permitted"));
         }
-        if entry["format"].as_str().is_none() {
-            return Err(format!("formats.{name}: required key 'format' missing"));
+        let entry = entry
+            .as_object()
+            .ok_or_else(|| format!("'formats.{name}' must be a mapping"))?;
+        let format = entry
+            .get("format")
+            .ok_or_else(|| format!("formats.{name}: required key 'format' missing"))?;
+        if !format.is_string() {
+            return Err(format!("formats.{name}: 'format' key must be a string"));
         }
     }
     Ok(())

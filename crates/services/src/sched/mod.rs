@@ -47,7 +47,7 @@ const EWMA_WEIGHT: f64 = 0.2;
 
 /// Debug bit: the next allocation fails.
 const DEBUG_FAIL_ALLOC: i32 = 1;
-/// Debug bit: pending jobs are annotated.
+/// Debug bit: pending jobs are annotated with their place in the queue instead of their start.
 const DEBUG_ANNOTATE: i32 = 2;
 /// Debug bit: new expirations are refused.
 const DEBUG_EXPIRATION: i32 = 4;
@@ -400,7 +400,8 @@ impl State {
             }
         }
         self.annotate_pending();
-        if self.scheduler.pending_len() > 0 && self.forecast_at.is_none() {
+        let quiet = self.debug.get() & DEBUG_ANNOTATE == 0;
+        if quiet && self.scheduler.pending_len() > 0 && self.forecast_at.is_none() {
             self.forecast_at = Some(begin + FORECAST_DELAY);
         }
         if replies.is_empty() {

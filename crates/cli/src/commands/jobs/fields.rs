@@ -92,7 +92,7 @@ pub(crate) fn heading(name: &str) -> Option<String> {
         return Some((*heading).to_owned());
     }
     if let Some(rest) = name.strip_prefix("annotations.") {
-        return Some(rest.to_uppercase());
+        return Some(heading(rest).unwrap_or_else(|| rest.to_uppercase()));
     }
     let prefixed = ["sched.", "user.", "instance.stats."];
     prefixed

@@ -84,7 +84,9 @@ impl Filter {
                 .or_else(|| datetime::parse(text))
                 .ok_or_else(|| Fail::new(format!("Invalid datetime: \"{text}\"")))?;
             if since > timefmt::now() {
-                return Err(Fail::new("--since= value must not be in the future"));
+                return Err(Fail::new(format!(
+                    "--since={text} appears to be in the future"
+                )));
             }
         }
         let mut names: Vec<String> = args

@@ -6,9 +6,9 @@ mod job;
 
 use client::Client;
 use proto::Empty;
-use proto::job_list::{JobListId, JobListJobStats, JobListList, JobStats, List, ListId};
+use proto::job_list::{Counts, JobListId, JobListJobStats, JobListList, JobStats, List, ListId};
 use rpc::Dest;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use types::JobId;
 
 use crate::driver::Invocation;
@@ -121,6 +121,11 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         Err(status) => return status,
     };
     let prefix = "flux-jobs: ERROR";
+    let counts = args.has("stats") || args.has("stats-only");
+    if counts && args.has("json") {
+        let text = "--json incompatible with --stats or --stats-only";
+        return fail::report(prefix, Err(Fail::new(text)));
+    }
     let (filter, mut format) = match prepare(&args) {
         Ok(prepared) => prepared,
         Err(failure) => return fail::report(prefix, Err(failure)),
@@ -134,13 +139,12 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     }
     fail::run(prefix, async {
         let client = fail::connect_p().await?;
-        if args.has("stats") || args.has("stats-only") {
-            let stats = stats(&client).await?;
+        if counts {
+            let stats = wanted_counts(&args, stats(&client).await?)?;
             outln!("{}", stats_line(&stats, true));
             if args.has("stats-only") {
-                return Ok(i32::from(
-                    stats.all.job_states.total == stats.all.job_states.inactive,
-                ));
+                let states = &stats.job_states;
+                return Ok(i32::from(states.total == states.inactive));
             }
         }
         let mut attrs = if args.has("json") {
@@ -160,11 +164,7 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
         if more {
             jobs.truncate(count);
         }
-        if args.has("json") {
-            print_json(&args, &jobs);
-            return Ok(status);
-        }
-        if status != 0 && jobs.is_empty() {
+        if status != 0 {
             return Ok(status);
         }
         let view = View {
@@ -174,6 +174,11 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             colors,
             width: width(&args)?,
         };
+        if args.has("json") {
+            let levels = view.levels()?;
+            print_json(&args, view.objects(&jobs, levels).await?);
+            return Ok(0);
+        }
         view.print(&mut format, jobs).await?;
         if more && !no_header(&args) {
             err!("warning: output truncated at {count} jobs.");
@@ -230,23 +235,37 @@ pub(crate) async fn stats(client: &Client) -> Result<JobStats, Fail> {
     Ok(call.await?)
 }
 
+/// The counts of the queue a command line names, or of all.
+fn wanted_counts(args: &Args, stats: JobStats) -> Result<Counts, Fail> {
+    let Some(queue) = args.get("queue") else {
+        return Ok(stats.all);
+    };
+    let mut queues = stats.queues.into_iter();
+    let found = queues.find(|counts| counts.name.as_deref() == Some(queue));
+    found.ok_or_else(|| {
+        Fail::new(format!(
+            "error retrieving job stats: no stats available for queue {queue}"
+        ))
+    })
+}
+
 /// Job counts as a line.
-fn stats_line(stats: &JobStats, purged: bool) -> String {
-    let states = &stats.all.job_states;
+fn stats_line(counts: &Counts, purged: bool) -> String {
+    let states = &counts.job_states;
     let mut line = format!(
         "{} running, {} completed, {} failed, {} pending",
         states.run + states.cleanup,
-        stats.all.successful,
-        stats.all.failed + stats.all.canceled + stats.all.timeout,
+        counts.successful,
+        counts.failed + counts.canceled + counts.timeout,
         states.depend + states.priority + states.sched
     );
     if purged {
-        line.push_str(&format!(", {} inactive purged", stats.all.inactive_purged));
+        line.push_str(&format!(", {} inactive purged", counts.inactive_purged));
     }
     line
 }
 
-/// Reads the jobs a command line asks for. The status is 1 if an id is unknown.
+/// Reads the jobs a command line asks for. The status is 1 if it names ids and all are unknown.
 async fn fetch(
     client: &Client,
     args: &Args,
@@ -262,7 +281,7 @@ async fn fetch(
     by_ids(client, args, attrs).await
 }
 
-/// Reads the jobs whose ids are the words of a command line. The status is 1 if one is unknown.
+/// Reads the jobs whose ids are the words of a command line. The status is 1 if all are unknown.
 pub(crate) async fn by_ids(
     client: &Client,
     args: &Args,
@@ -282,17 +301,16 @@ pub(crate) async fn by_ids(
         calls.push((word, client.handle().call::<JobListId>(Dest::Any, &request)));
     }
     let mut jobs = Vec::new();
-    let mut status = 0;
     for (word, call) in calls {
         match call.await {
             Ok(found) => jobs.push(Job::new(found.job)),
             Err(error) if error.errno == types::Errno::ENOENT => {
                 err!("JobID {word} unknown");
-                status = 1;
             }
             Err(error) => return Err(Fail::of(word, error)),
         }
     }
+    let status = i32::from(jobs.is_empty());
     Ok((jobs, status))
 }
 
@@ -307,7 +325,8 @@ pub(crate) async fn list(
         max_entries: if filter.count > 0 {
             filter.count + 1
         } else {
-            0
+            // Of fewer than none the service knows what to say.
+            filter.count
         },
         attrs,
         since: Some(filter.since),
@@ -319,8 +338,7 @@ pub(crate) async fn list(
     Ok(jobs.into_iter().map(Job::new).collect())
 }
 
-fn print_json(args: &Args, jobs: &[Job]) {
-    let objects: Vec<_> = jobs.iter().map(Job::to_json).collect();
+fn print_json(args: &Args, objects: Vec<Json>) {
     let value = match objects.as_slice() {
         [one] if args.words.len() == 1 => one.clone(),
         _ => json!({ "jobs": objects }),
@@ -337,7 +355,7 @@ fn from_stdin(args: &Args, format: &mut Format, colors: bool) -> Outcome {
         jobs.push(Job::new(job));
     }
     if args.has("json") {
-        print_json(args, &jobs);
+        print_json(args, jobs.iter().map(Job::to_json).collect());
         return Ok(0);
     }
     let lines = Table {
@@ -410,11 +428,58 @@ impl View<'_> {
         }
         table.print(format, &mut jobs)?;
         if self.args.has("recursive") {
-            let levels = self.args.int("level")?.unwrap_or(9999);
+            let levels = self.levels()?;
             self.descend(format, &table, &jobs, String::new(), levels)
                 .await?;
         }
         Ok(())
+    }
+
+    /// How far down to go.
+    fn levels(&self) -> Result<i64, Fail> {
+        match self.args.has("recursive") {
+            true => Ok(self.args.int("level")?.unwrap_or(9999)),
+            false => Ok(0),
+        }
+    }
+
+    /// Whether a job is an instance to go into.
+    fn descends(&self, job: &Job) -> bool {
+        let own = i64::from(nix::unistd::getuid().as_raw());
+        let mine = job.userid() == Some(own) || self.args.has("recurse-all");
+        mine && job.uri().is_some() && job.is_running()
+    }
+
+    /// The jobs of an instance within.
+    async fn list(&self, client: &Client) -> Result<Vec<Job>, Fail> {
+        let mut jobs = list(client, self.filter, self.attrs.clone()).await?;
+        if self.filter.count > 0 {
+            jobs.truncate(usize::try_from(self.filter.count).unwrap_or_default());
+        }
+        Ok(jobs)
+    }
+
+    /// Jobs as JSON, those that are instances with the jobs in them.
+    fn objects<'b>(
+        &'b self,
+        jobs: &'b [Job],
+        levels: i64,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Vec<Json>, Fail>> + 'b>> {
+        Box::pin(async move {
+            let mut objects = Vec::new();
+            for job in jobs {
+                let mut object = job.to_json();
+                if levels > 0
+                    && self.descends(job)
+                    && let Some(client) = job.open_instance().await
+                {
+                    let inner = self.list(&client).await?;
+                    object["jobs"] = self.objects(&inner, levels - 1).await?.into();
+                }
+                objects.push(object);
+            }
+            Ok(objects)
+        })
     }
 
     fn descend<'b>(
@@ -429,14 +494,7 @@ impl View<'_> {
             if levels <= 0 {
                 return Ok(());
             }
-            let own = i64::from(nix::unistd::getuid().as_raw());
-            for job in jobs {
-                if job.uri().is_none() || !job.is_running() {
-                    continue;
-                }
-                if job.userid() != Some(own) && !self.args.has("recurse-all") {
-                    continue;
-                }
+            for job in jobs.iter().filter(|job| self.descends(job)) {
                 let path = format!("{path}{}", job.id());
                 outln!();
                 outln!("{path}:");
@@ -446,12 +504,9 @@ impl View<'_> {
                     continue;
                 };
                 if self.args.has("stats") {
-                    outln!("{}", stats_line(&stats(&client).await?, false));
+                    outln!("{}", stats_line(&stats(&client).await?.all, false));
                 }
-                let mut inner = list(&client, self.filter, self.attrs.clone()).await?;
-                if self.filter.count > 0 {
-                    inner.truncate(usize::try_from(self.filter.count).unwrap_or_default());
-                }
+                let mut inner = self.list(&client).await?;
                 format.sort(&mut inner).map_err(Fail::new)?;
                 table.rows(format, &inner)?;
                 let path = format!("{path}/");
