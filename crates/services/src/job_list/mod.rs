@@ -260,7 +260,18 @@ fn bad_payload(text: impl std::fmt::Display) -> RpcError {
 }
 
 fn decode<P: proto::Payload>(message: &Message) -> Result<P, RpcError> {
-    P::decode(message.payload.as_ref()).map_err(bad_payload)
+    P::decode(message.payload.as_ref())
+        .map_err(|error| bad_attributes(message).unwrap_or_else(|| bad_payload(error)))
+}
+
+/// What is wrong with the attributes that a request names, if that is what is wrong with it.
+fn bad_attributes(message: &Message) -> Option<RpcError> {
+    let payload: Map<String, Value> = serde_json::from_str(message.text()?).ok()?;
+    let Value::Array(attrs) = payload.get("attrs")? else {
+        return Some(bad_payload("attrs must be an array"));
+    };
+    let text = "attr has no string value";
+    (!attrs.iter().all(Value::is_string)).then(|| RpcError::new(Errno::EINVAL, text))
 }
 
 fn attributes(names: &[String]) -> Result<Vec<jobs::list::Attribute>, RpcError> {
@@ -489,5 +500,28 @@ fn wire_counts(counts: &JobCounts, name: Option<&str>) -> Counts {
         timeout: counts.timeout,
         inactive_purged: counts.purged,
         name: name.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::Target;
+
+    use super::*;
+
+    #[test]
+    fn bad_attributes_are_told_from_other_faults() {
+        let check = |text: &str| {
+            let topic = "job-list.list".into();
+            let message = Message::request(topic, Target::Any, None).with_text(text);
+            bad_attributes(&message).map(|error| (error.errno, error.to_string()))
+        };
+        let array = "invalid payload: attrs must be an array".to_owned();
+        assert_eq!(check(r#"{"attrs":5}"#), Some((Errno::EPROTO, array)));
+        let text = "attr has no string value".to_owned();
+        assert_eq!(check(r#"{"attrs":["id",5]}"#), Some((Errno::EINVAL, text)));
+        for text in ["{}", "[]", "x", r#"{"attrs":["id"]}"#] {
+            assert_eq!(check(text), None, "{text}");
+        }
     }
 }
