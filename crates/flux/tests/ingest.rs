@@ -105,3 +105,17 @@ flux run --resources-shape=slot/core --resources-json=r.$$.json true; rm r.$$.js
          arguments. Use only one.\n",
     );
 }
+
+#[test]
+fn an_instance_may_have_brokers_that_run_no_jobs() {
+    check(
+        r#"
+flux batch -N3 --add-brokers=2 --conf=resource.exclude=0 --dry-run --wrap true >job.$$.json
+grep -oE '"total": 5|"exclude": "[^"]*"|\[\[0.*\]\]' job.$$.json; rm job.$$.json
+exec 2>&1
+flux batch -n1 --add-brokers=1 --wrap true; flux batch -N1 --add-brokers=0 --wrap true; :"#,
+        "\"total\": 5\n[[0,1,3,1],[1,2,1,1]]\n\"exclude\": \"0-2\"\n\
+         flux-batch: ERROR: --add-brokers requires --nodes\n\
+         flux-batch: ERROR: --add-brokers must be a positive number\n",
+    );
+}

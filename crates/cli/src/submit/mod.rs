@@ -299,7 +299,7 @@ fn broker_command(args: &Args, rest: &[String]) -> Vec<String> {
         let file = args.get("dump").unwrap_or("flux-{{jobid}}-dump.tgz");
         command.push(format!("-Scontent.dump={file}"));
     }
-    if args.has("conf") {
+    if args.has("conf") || args.has("add-brokers") {
         command.push("-c{{tmpdir}}/conf.json".to_owned());
     }
     command.extend_from_slice(rest);
@@ -317,15 +317,60 @@ fn add_file(jobspec: &mut Value, name: &str, file: Value) {
 }
 
 fn configure(args: &Args, jobspec: &mut Value) -> Result<(), Fail> {
-    if args.has("conf") {
-        let config = crate::config::merge(args.all("conf"))?;
-        // Data that is no text is written out as JSON.
-        let file = serde_json::json!({"mode": 0o100_600, "data": config});
-        add_file(jobspec, "conf.json", file);
+    let mut config = crate::config::merge(args.all("conf"))?;
+    if let Some(count) = args.get("add-brokers") {
+        let count = count.parse().ok().filter(|count| *count > 0);
+        let count = count.ok_or_else(|| Fail::new("--add-brokers must be a positive number"))?;
+        let nodes = args.get("nodes").and_then(|nodes| nodes.parse().ok());
+        let nodes = nodes.ok_or_else(|| Fail::new("--add-brokers requires --nodes"))?;
+        add_brokers(jobspec, &mut config, nodes, count)?;
+    } else if !args.has("conf") {
+        return Ok(());
     }
-    if args.has("add-brokers") {
-        return Err(Fail::new("--add-brokers is not implemented"));
+    // Data that is no text is written out as JSON.
+    let file = serde_json::json!({"mode": 0o100_600, "data": config});
+    add_file(jobspec, "conf.json", file);
+    Ok(())
+}
+
+/// Gives the first of an instance's nodes further brokers, which no job uses.
+fn add_brokers(
+    jobspec: &mut Value,
+    config: &mut Value,
+    nodes: u32,
+    count: u32,
+) -> Result<(), Fail> {
+    let too_many = || Fail::new("--add-brokers: too many brokers");
+    let total = nodes.checked_add(count).ok_or_else(too_many)?;
+    let mut map = vec![[0, 1, 1 + count, 1]];
+    if nodes > 1 {
+        map.push([1, nodes - 1, 1, 1]);
     }
+    jobspec["tasks"][0]["count"] = serde_json::json!({ "total": total });
+    if let Value::Object(options) = &mut jobspec["attributes"]["system"]["shell"]["options"] {
+        options.shift_remove("per-resource");
+        let map = serde_json::json!(map).to_string();
+        options.insert(
+            "taskmap".into(),
+            serde_json::json!({"scheme": "manual", "value": map}),
+        );
+    }
+    let exclude = &mut config["resource"]["exclude"];
+    let own = IdSet::from_range(1, count);
+    let all = match &*exclude {
+        Value::Null => own,
+        given => {
+            // On the command line a single rank looks like a number.
+            let text = given
+                .as_str()
+                .map_or_else(|| given.to_string(), str::to_owned);
+            let ids: IdSet = text
+                .parse()
+                .map_err(|_| Fail::new(format!("--add-brokers: cannot exclude '{text}' too")))?;
+            ids.union(&own)
+        }
+    };
+    *exclude = all.to_string().into();
     Ok(())
 }
 
