@@ -1,6 +1,6 @@
 //! One broker: the parts and what they share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -94,6 +94,8 @@ pub(crate) struct Broker {
     /// What modules offer each other.
     pub(crate) exchange: Exchange,
     pub(crate) builtins: Vec<Builtin>,
+    /// The modules there are, once some were loaded by it.
+    pub(crate) catalog: OnceCell<modprobe::Catalog>,
     pub(crate) machine: StateMachine,
     pub(crate) overlay: Rc<Overlay>,
     pub(crate) groups: Groups,
@@ -144,6 +146,7 @@ impl Broker {
             modules: Modules::default(),
             exchange: Exchange::default(),
             builtins: parts.builtins,
+            catalog: OnceCell::new(),
             machine: StateMachine::new(),
             overlay: parts.overlay,
             groups: parts.groups,

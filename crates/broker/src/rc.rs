@@ -4,7 +4,6 @@
 //! process, because every module is compiled in.
 
 use std::io::ErrorKind;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -12,7 +11,7 @@ use modprobe::{Catalog, Conditions, Finder};
 use module::Severity;
 use proto::module::Load;
 use tokio::process::Command;
-use types::{Rank, describe_signal, installation};
+use types::{Rank, installation};
 
 use crate::broker::Broker;
 use crate::{fake_resources, modules, persist, runat, services};
@@ -20,10 +19,10 @@ use crate::{fake_resources, modules, persist, runat, services};
 /// Loads the modules. Returns an exit code.
 pub(crate) async fn start(broker: &Rc<Broker>) -> i32 {
     let leader = broker.router.rank() == Rank::LEADER;
-    let planned = catalog(broker);
-    let catalog = match &planned {
-        Ok(catalog) => catalog,
-        Err(text) => return fail(broker, text),
+    let catalog = match catalog(broker) {
+        // What a file or the configuration says later changes nothing.
+        Ok(catalog) => broker.catalog.get_or_init(|| catalog),
+        Err(text) => return fail(broker, &text),
     };
     let order = match catalog.start_order() {
         Ok(order) => order,
@@ -136,10 +135,7 @@ async fn run_scripts(broker: &Rc<Broker>, list: &str) -> i32 {
             let ended = runat::run_command(broker, &format!("{list}.0"), Command::new(file)).await;
             let failure = match ended.and_then(std::convert::identity) {
                 Ok(status) if status.success() => continue,
-                Ok(status) => match (status.code(), status.signal()) {
-                    (None, Some(signum)) => format!("failed: {}", describe_signal(signum)),
-                    (code, _) => format!("failed with exit code {}", code.unwrap_or_default()),
-                },
+                Ok(status) => format!("failed with exit code {}", runat::exit_code(status)),
                 Err(error) => format!("failed: {error}"),
             };
             broker.log(Severity::Err, &format!("{list}.0: {name} {failure}"));
@@ -264,8 +260,7 @@ pub(crate) async fn stop(broker: &Rc<Broker>) -> i32 {
     let mut code = run_scripts(broker, "rc3").await;
     let leader = broker.router.rank() == Rank::LEADER;
     let mut names = broker.modules.names();
-    let planned = catalog(broker);
-    if let Ok(catalog) = &planned {
+    if let Some(catalog) = broker.catalog.get() {
         let known = catalog.entries().iter().map(|entry| entry.name.as_str());
         // Without an order, those loaded last go first.
         let order = catalog.sorted(known.collect()).unwrap_or_default();

@@ -165,6 +165,12 @@ pub(crate) async fn log_lines(stream: Option<impl AsyncRead + Unpin>, log: impl 
     }
 }
 
+/// The code a shell would have for this: of a signal its number and 128.
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
+    let signaled = || status.signal().map_or(1, |number| 128 + number);
+    status.code().unwrap_or_else(signaled)
+}
+
 /// Logs how a command ended; returns its exit code.
 fn report(
     broker: &Broker,
@@ -175,14 +181,14 @@ fn report(
 ) -> i32 {
     let elapsed = duration_text(started.elapsed());
     let (code, how) = match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => (code, format!("Exited (rc={code})")),
-            (None, Some(number)) => {
-                let (code, how) = (128 + number, types::describe_signal(number));
-                (code, format!("{how} (rc={code})"))
-            }
-            (None, None) => (1, "ended".to_owned()),
-        },
+        Ok(status) => {
+            let how = match status.signal() {
+                Some(number) => types::describe_signal(number),
+                None => "Exited".to_owned(),
+            };
+            let code = exit_code(status);
+            (code, format!("{how} (rc={code})"))
+        }
         Err(error) => (1, format!("wait: {error}")),
     };
     let severity = if code == 0 {

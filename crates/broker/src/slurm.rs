@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use client::slurm::{Expiration, POLL_INTERVAL};
+use client::slurm::{Expiration, POLL_INTERVAL, SlurmError};
 use module::Severity;
 
 use crate::broker::Broker;
@@ -31,32 +31,24 @@ pub(crate) async fn follow(broker: &Rc<Broker>) {
         .borrow_mut()
         .insert(name.to_owned(), Some(value.to_owned()));
     let mut expiration = Expiration::new(jobid);
-    if !sync(broker, &mut expiration).await {
-        return;
+    let handle = broker.router.handle();
+    match expiration.sync(&handle).await {
+        Ok(end) => end.into_iter().for_each(|end| log_end(broker, end)),
+        Err(error) => return log_failure(broker, &error),
     }
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            if !sync(&broker, &mut expiration).await {
-                return;
-            }
-        }
+        let changed = |end| log_end(&broker, end);
+        let error = expiration.follow(&handle, POLL_INTERVAL, changed).await;
+        log_failure(&broker, &error);
     });
 }
 
-/// Returns whether to go on.
-async fn sync(broker: &Broker, expiration: &mut Expiration) -> bool {
-    match expiration.sync(&broker.router.handle()).await {
-        Ok(Some(end)) => {
-            let text = format!("slurm: instance expiration is {end:.2}");
-            broker.log(Severity::Info, &text);
-            true
-        }
-        Ok(None) => true,
-        Err(error) => {
-            broker.log(Severity::Err, &format!("slurm: {error}"));
-            false
-        }
-    }
+fn log_end(broker: &Broker, end: f64) {
+    let text = format!("slurm: instance expiration is {end:.2}");
+    broker.log(Severity::Info, &text);
+}
+
+fn log_failure(broker: &Broker, error: &SlurmError) {
+    broker.log(Severity::Err, &format!("slurm: {error}"));
 }

@@ -5,12 +5,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use types::Errno;
+use types::{Errno, installation};
 
 use crate::environment::Environment;
 use crate::options::{Family, Parser, flag};
-use types::installation;
-
 use crate::{Program, commands, err, fail, out, outln, output};
 
 static PARSER: Parser = Parser {

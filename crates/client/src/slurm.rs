@@ -66,6 +66,23 @@ impl Expiration {
         self.told = Some(end);
         Ok(self.told)
     }
+
+    /// Goes on with that at an interval, until it fails. Each change is told to `changed`.
+    pub async fn follow(
+        &mut self,
+        handle: &Handle,
+        interval: Duration,
+        changed: impl Fn(f64),
+    ) -> SlurmError {
+        loop {
+            // Slurm tells nobody of a change; it has to be asked.
+            tokio::time::sleep(interval).await;
+            match self.sync(handle).await {
+                Ok(end) => end.into_iter().for_each(&changed),
+                Err(error) => return error,
+            }
+        }
+    }
 }
 
 /// How long a Slurm job may go on; `None` for as long as it likes.

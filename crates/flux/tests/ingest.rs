@@ -89,11 +89,11 @@ fn resources_may_be_given_as_a_shape_or_a_file() {
 r() { grep -o '"resources": .*\], "tasks"' | tr -d ' "'; }
 flux run -n4 --resources-shape='slot=2/[core=2;gpu{x}]' --dry-run true | r
 flux batch --resources-shape=node/slot=2-4/core --wrap --dry-run true | r
-echo '{"resources": [{"type": "core", "count": 7}]}' >r.$$.json
-flux submit --resources-json=r.$$.json --dry-run true | r
+file=$(mktemp); echo '{"resources": [{"type": "core", "count": 7}]}' >$file
+flux submit --resources-json=$file --dry-run true | r
 exec 2>&1
 flux run --resources-shape=slot/ true; flux run --resources-json=no.json true
-flux run --resources-shape=slot/core --resources-json=r.$$.json true; rm r.$$.json"#,
+flux run --resources-shape=slot/core --resources-json=$file true; rm $file"#,
         "resources:[{type:slot,count:2,label:task,with:[{type:core,count:2},\
          {type:gpu,count:1,exclusive:true}]}],tasks\n\
          resources:[{type:node,count:1,with:[{type:slot,count:2-4,label:task,\
@@ -110,8 +110,8 @@ flux run --resources-shape=slot/core --resources-json=r.$$.json true; rm r.$$.js
 fn an_instance_may_have_brokers_that_run_no_jobs() {
     check(
         r#"
-flux batch -N3 --add-brokers=2 --conf=resource.exclude=0 --dry-run --wrap true >job.$$.json
-grep -oE '"total": 5|"exclude": "[^"]*"|\[\[0.*\]\]' job.$$.json; rm job.$$.json
+flux batch -N3 --add-brokers=2 --conf=resource.exclude=0 --dry-run --wrap true |
+    grep -oE '"total": 5|"exclude": "[^"]*"|\[\[0.*\]\]'
 exec 2>&1
 flux batch -n1 --add-brokers=1 --wrap true; flux batch -N1 --add-brokers=0 --wrap true; :"#,
         "\"total\": 5\n[[0,1,3,1],[1,2,1,1]]\n\"exclude\": \"0-2\"\n\

@@ -33,7 +33,7 @@ fn queues_that_are_not_are_refused_by_what_was_asked() {
 #[test]
 fn a_virtual_queue_is_held_up_by_its_parent_and_takes_its_constraints() {
     check(
-        "cat > q.toml <<EOT
+        "flux config load <<EOT
 [queues.batch]
 requires = [\"batch\"]
 [queues.quick]
@@ -41,7 +41,6 @@ parent = \"batch\"
 [queues.debug]
 requires = [\"debug\"]
 EOT
-         flux config load q.toml
          list='flux queue list -no {queue}:{scheduling}:{started}:{started.ascii}'
          flux queue start --all >/dev/null
          flux queue stop batch >/dev/null

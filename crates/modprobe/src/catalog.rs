@@ -409,19 +409,6 @@ impl Catalog {
             .is_some_and(|other| entry.requires.iter().any(|name| other.answers_to(name)))
     }
 
-    /// The modules an instance has: those that may be used, and are the ones for something they
-    /// provide if they provide anything.
-    pub fn chosen(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| {
-            let mut provides = entry.provides.iter();
-            let is_the_one = |name: &String| {
-                let provider = self.resolve(name);
-                provider.is_some_and(|provider| provider.name == entry.name)
-            };
-            self.is_enabled(entry) && (entry.provides.is_empty() || provides.any(is_the_one))
-        })
-    }
-
     /// The modules to load when an instance starts, in order: those it is made of and what they
     /// require, as far as they may be used. Others that files add wait until they are asked for.
     ///

@@ -99,16 +99,13 @@ impl Coprocesses {
         }))
     }
 
-    /// Starts the programs. One that cannot be is only logged.
-    pub(crate) fn launch(self: &Rc<Self>, shell: &Rc<Shell>) {
+    /// Opens files, so that the leader is ready before any other shell starts its programs. What
+    /// goes wrong is only logged.
+    pub(crate) fn prepare(&self, shell: &Shell) {
         for wanted in &self.wanted {
-            let here = wanted.shells.contains(shell.rank);
-            let own_file = if wanted.is_apart() {
-                here
-            } else {
-                shell.is_leader()
-            };
-            if own_file && let Err(text) = self.open(shell, wanted) {
+            if writes(shell, wanted)
+                && let Err(text) = self.open(shell, wanted)
+            {
                 shell.log.write(Level::Error, Some(COMPONENT), &text);
             }
             if shell.is_leader() && !wanted.is_apart() {
@@ -117,9 +114,14 @@ impl Coprocesses {
                 let name = wanted.name.clone();
                 self.others.borrow_mut().insert(name, others);
             }
-            if !here {
-                continue;
-            }
+        }
+    }
+
+    /// Starts the programs. One that cannot be is only logged.
+    pub(crate) fn launch(self: &Rc<Self>, shell: &Rc<Shell>) {
+        let here = |wanted: &&Wanted| wanted.shells.contains(shell.rank);
+        for wanted in self.wanted.iter().filter(here) {
+            let own_file = writes(shell, wanted);
             match start(shell, wanted) {
                 Ok((process, output)) => {
                     let helper = Rc::new(Helper {
@@ -241,6 +243,14 @@ impl Coprocesses {
         while !holds() {
             self.ended.notified().await;
         }
+    }
+}
+
+/// Whether a program's output goes to a file of this shell.
+fn writes(shell: &Shell, wanted: &Wanted) -> bool {
+    match wanted.is_apart() {
+        true => wanted.shells.contains(shell.rank),
+        false => shell.is_leader(),
     }
 }
 

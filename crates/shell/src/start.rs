@@ -412,6 +412,11 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     let alone = shell.size() == 1;
     shell.hook("shell.init", None)?;
     open_files(shell)?;
+    let coprocesses = Coprocesses::new(&shell.job)?.map(Rc::new);
+    if let Some(coprocesses) = &coprocesses {
+        coprocesses.prepare(shell);
+    }
+    shell.coprocesses.borrow_mut().clone_from(&coprocesses);
     if !alone {
         // What the leader wrote must be there before any other shell goes on.
         sync(shell).await?;
@@ -439,10 +444,8 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     if let Some(sysmon) = Sysmon::new(&shell.job, &shell.log)? {
         begin(shell, sysmon).await?;
     }
-    if let Some(coprocesses) = Coprocesses::new(&shell.job)? {
-        let coprocesses = Rc::new(coprocesses);
+    if let Some(coprocesses) = &coprocesses {
         coprocesses.launch(shell);
-        *shell.coprocesses.borrow_mut() = Some(coprocesses);
     }
     task::start_all(shell)?;
     shell.hook("shell.start", None)?;

@@ -5,14 +5,12 @@ use proto::Empty;
 use proto::config::{Config, ConfigGet, ConfigLoad, ConfigReload};
 use rpc::Dest;
 use serde_json::Value;
-use types::Errno;
+use types::{Errno, installation};
 
 use crate::config::{from_toml, merge_into};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::options::{Args, Family, Parser, arg, flag};
-use types::installation;
-
 use crate::outln;
 
 const PROG: &str = "flux-config";

@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use types::Errno;
+use types::{Errno, installation};
 
 use crate::driver::{self, Invocation};
-use types::installation;
-
 use crate::{err, outln};
 
 /// The interpreter: `FLUX_PYTHON` or the first `python3` in the search path.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use client::slurm::{Expiration, POLL_INTERVAL};
+use client::slurm::{Expiration, POLL_INTERVAL, SlurmError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::driver::Invocation;
@@ -55,18 +55,20 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
             open(SignalKind::interrupt())?,
             open(SignalKind::terminate())?,
         );
-        let mut expiration = Expiration::new(jobid);
-        loop {
-            let synced = expiration.sync(client.handle()).await;
-            let changed = synced.map_err(|error| Fail::new(error.to_string()))?;
-            if let Some(end) = changed.filter(|_| args.has("verbose")) {
+        let show = |end: f64| {
+            if args.has("verbose") {
                 err!("expiration updated to {end:.2}");
             }
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                _ = interrupt.recv() => return Ok(0),
-                _ = terminate.recv() => return Ok(0),
-            }
+        };
+        let handle = client.handle();
+        let mut expiration = Expiration::new(jobid);
+        let failed = |error: SlurmError| Fail::new(error.to_string());
+        let first = expiration.sync(handle).await.map_err(failed)?;
+        first.into_iter().for_each(show);
+        tokio::select! {
+            error = expiration.follow(handle, interval, show) => Err(failed(error)),
+            _ = interrupt.recv() => Ok(0),
+            _ = terminate.recv() => Ok(0),
         }
     })
 }

@@ -3,13 +3,11 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use types::Errno;
+use types::{Errno, installation};
 
 use crate::driver::{self, Invocation};
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser};
-use types::installation;
-
 use crate::{err, outln};
 
 static VERSION: Parser = Parser {

@@ -162,7 +162,7 @@ fn slot(count: i64, cores: i64, gpus: Option<i64>) -> Value {
     if let Some(gpus) = gpus.filter(|gpus| *gpus > 0) {
         with.push(json!({"type": "gpu", "count": gpus}));
     }
-    json!({"type": "slot", "count": count, "with": with, "label": "task"})
+    json!({"type": "slot", "count": count, "with": with, "label": LABEL})
 }
 
 fn node(count: i64, exclusive: bool, slot: Value) -> Value {

@@ -1,5 +1,7 @@
 //! What the module answers on the leader.
 
+mod acquire;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +10,7 @@ use module::Host;
 use proto::config::ModuleConfigReload;
 use proto::job_manager::JobManagerResourceStatus;
 use proto::resource::{
-    AcquireUpdate, Drain, ExpirationUpdate, Inventory, JournalEvents, Reload, ResourceAcquire,
+    Drain, ExpirationUpdate, Inventory, JournalEvents, Reload, ResourceAcquire,
     ResourceAcquireCancel, ResourceAcquireMute, ResourceDrain, ResourceExpirationUpdate,
     ResourceGet, ResourceJournal, ResourceJournalCancel, ResourceMonitorForceDown,
     ResourceMonitorWaitup, ResourceReload, ResourceSchedStatus, ResourceStatus, ResourceTopoGet,
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 use types::{Errno, Hostlist, IdSet};
 use wire::Message;
 
+use self::acquire::Acquire;
 use super::config::{Config, Verification};
 use super::state::{Mode, Ranks, RanksError, Reduction};
 use super::{KEY_EVENTLOG, KEY_RESOURCES, log_event};
@@ -81,14 +84,6 @@ pub(super) struct Leader {
     followers: Vec<Request<ResourceJournal>>,
     acquire: Option<Acquire>,
     waitup: Vec<(usize, Request<ResourceMonitorWaitup>)>,
-}
-
-/// The scheduler that holds the resources.
-struct Acquire {
-    request: Request<ResourceAcquire>,
-    /// What it knows to be up; `None` before its first answer.
-    up: Option<IdSet>,
-    muted: bool,
 }
 
 fn now() -> f64 {
@@ -417,79 +412,6 @@ impl Leader {
         }
     }
 
-    // -- the scheduler
-
-    /// The resources a scheduler may have: all but those excluded.
-    fn acquirable(&self) -> Option<ResourceSet> {
-        let (set, _) = self.inventory.as_ref()?;
-        let mut set = set.clone();
-        set.remove_ranks(&self.ranks.exclude);
-        Some(set)
-    }
-
-    fn shrinks(&self) -> bool {
-        self.inventory
-            .as_ref()
-            .is_some_and(|(_, method)| *method != "configuration")
-    }
-
-    fn tell_scheduler(&mut self) {
-        let Some(acquirable) = self.acquirable() else {
-            return;
-        };
-        let shrinks = self.shrinks();
-        let mut up = self.ranks.up().intersection(&acquirable.ranks());
-        let lost = self.ranks.lost.clone();
-        let Some(acquire) = &mut self.acquire else {
-            return;
-        };
-        if acquire.muted {
-            return;
-        }
-        let Some(known) = &acquire.up else {
-            let update = AcquireUpdate {
-                resources: Some(object(&acquirable)),
-                up: Some(up.clone()),
-                ..AcquireUpdate::default()
-            };
-            acquire.request.reply(&update);
-            acquire.up = Some(up);
-            return;
-        };
-        let came = up.difference(known);
-        let went = known.difference(&up);
-        if came.is_empty() && went.is_empty() {
-            return;
-        }
-        let some = |ranks: &IdSet| (!ranks.is_empty()).then(|| ranks.clone());
-        let shrink = if shrinks {
-            went.intersection(&lost)
-        } else {
-            IdSet::new()
-        };
-        let update = AcquireUpdate {
-            up: some(&came),
-            down: some(&went),
-            shrink: some(&shrink),
-            ..AcquireUpdate::default()
-        };
-        acquire.request.reply(&update);
-        up.remove_all(&shrink);
-        acquire.up = Some(up);
-    }
-
-    fn on_acquire(&mut self, request: Request<ResourceAcquire>) {
-        if self.acquire.is_some() {
-            return request.fail(Errno::EBUSY);
-        }
-        self.acquire = Some(Acquire {
-            request,
-            up: None,
-            muted: false,
-        });
-        self.tell_scheduler();
-    }
-
     // -- requests
 
     fn on_drain(&mut self, request: Request<ResourceDrain>, drain: &Drain) {
@@ -635,19 +557,6 @@ impl Leader {
         }
     }
 
-    fn on_acquire_gone(&mut self, notice: &Message, matchtag: Option<u32>) {
-        let gone = self.acquire.as_ref().is_some_and(|acquire| match matchtag {
-            Some(tag) => acquire.request.is_cancelled_by(notice, tag),
-            None => acquire.request.is_from_sender_of(notice),
-        });
-        if gone
-            && let Some(acquire) = self.acquire.take()
-            && matchtag.is_some()
-        {
-            acquire.request.end();
-        }
-    }
-
     fn on_reload(&mut self, request: Request<ResourceReload>, reload: &Reload) {
         if self.acquire.is_some() {
             let text = "resources are busy (unload scheduler?)";
@@ -687,15 +596,7 @@ impl Leader {
             ];
             self.post(entry, ops, Then::Nothing);
         }
-        if let Some(acquire) = &self.acquire
-            && acquire.up.is_some()
-        {
-            let update = AcquireUpdate {
-                expiration: Some(expiration),
-                ..AcquireUpdate::default()
-            };
-            acquire.request.reply(&update);
-        }
+        self.tell_expiration(expiration);
     }
 }
 

@@ -8,15 +8,13 @@ use proto::config::ConfigGet;
 use proto::job_manager::{JobManagerJobtapQuery, Plugin};
 use rpc::Dest;
 use serde_json::{Map, Value};
-use types::Errno;
+use types::{Errno, installation};
 
 use super::PREFIX;
 use crate::color::{self, DIM, GREEN, RED, YELLOW};
 use crate::driver::is_executable;
 use crate::fail::{self, Fail};
 use crate::options::{Family, Parser, flag, maybe};
-use types::installation;
-
 use crate::{err, outln};
 
 static SYSTEM_SCRIPTS: Parser = Parser {

@@ -412,14 +412,8 @@ fn rc1(words: &[String]) -> i32 {
             return run_python(&session, "rc1", &files, &args);
         }
         let present = session.loaded().await?;
-        let wanted = session
-            .catalog
-            .chosen()
-            .filter(|entry| session.is_here(entry));
-        let mut order = session
-            .catalog
-            .sorted(wanted.map(|entry| entry.name.as_str()).collect())
-            .map_err(Fail::new)?;
+        let mut order = session.catalog.start_order().map_err(Fail::new)?;
+        order.retain(|entry| session.is_here(entry));
         if !args.has("dry-run") {
             order.retain(|entry| !present.contains(&entry.name));
         }
@@ -486,7 +480,7 @@ async fn choose_providers(session: &mut Session) -> Result<(), Fail> {
 /// Becomes the program that runs rc files.
 fn run_python(session: &Session, rc: &str, files: &[PathBuf], args: &Args) -> Outcome {
     let catalog = &session.catalog;
-    let chosen: BTreeSet<&str> = catalog.chosen().map(|entry| entry.name.as_str()).collect();
+    let chosen = catalog.start_order().map_err(Fail::new)?;
     let resolved = |names: &[String]| -> Vec<String> {
         let resolve = |name: &String| {
             catalog
@@ -508,7 +502,7 @@ fn run_python(session: &Session, rc: &str, files: &[PathBuf], args: &Args) -> Ou
                 "before": resolved(&entry.before),
                 "after": resolved(&entry.after),
                 "enabled": catalog.is_enabled(entry) && session.is_here(entry),
-                "chosen": chosen.contains(entry.name.as_str()),
+                "chosen": chosen.iter().any(|other| other.name == entry.name),
             })
         })
         .collect();

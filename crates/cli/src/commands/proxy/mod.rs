@@ -16,6 +16,7 @@ use std::time::Duration;
 use client::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proto::VERSION;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,7 +28,6 @@ use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Family, Parser, flag};
 use crate::resolve::{self, resolve};
 use crate::{err, signal as names};
-use proto::VERSION;
 use relay::Relay;
 
 const PROG: &str = "flux-proxy";
