@@ -1,61 +1,11 @@
 //! The C interface of module files and of the client library they are linked to.
-//!
-//! Modules in C are linked to `libflux-core.so`. Opening one loads that library too, and its
-//! functions are then found by name: nothing of it is needed to build or run anything else.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
+use foreign::{ErrorText, Library, Opaque, call, function};
 use nix::sys::signal::{SigHandler, Signal};
 use types::Errno;
-
-/// `flux_error_t`: a text that is cut to fit.
-#[repr(C)]
-struct ErrorText([c_char; 160]);
-
-impl ErrorText {
-    fn new() -> ErrorText {
-        ErrorText([0; 160])
-    }
-
-    fn text(&self) -> String {
-        let bytes: Vec<u8> = self
-            .0
-            .iter()
-            .map(|&c| c as u8)
-            .take_while(|&c| c != 0)
-            .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-/// `flux_t`, and other objects only the library looks into.
-type Opaque = *mut c_void;
-
-/// Finds a function by name and calls it with the signature given.
-///
-/// The signature must be that of the function, which is why the names are listed in this file and
-/// nowhere else.
-macro_rules! function {
-    ($module:expr, $name:literal, fn($($arg:ty),*) -> $ret:ty) => {{
-        $module.symbol($name).map(|address| {
-            // SAFETY: the signature is that of the library's header for this name.
-            #[expect(unsafe_code, reason = "functions found by name have no type")]
-            unsafe {
-                std::mem::transmute::<Opaque, unsafe extern "C" fn($($arg),*) -> $ret>(address)
-            }
-        })
-    }};
-}
-
-/// Calls into the library.
-macro_rules! call {
-    ($function:expr $(, $arg:expr)*) => {{
-        // SAFETY: pointers given are live for the call; handles come from this library.
-        #[expect(unsafe_code, reason = "foreign function")]
-        unsafe { $function($($arg),*) }
-    }};
-}
 
 /// Lets faults of the module's code end the process at once, as in any program in C.
 ///
@@ -71,44 +21,16 @@ pub(super) fn default_fault_signals() -> Result<(), Errno> {
 }
 
 /// A module file, loaded for good.
-pub(super) struct Module {
-    library: Opaque,
-    path: String,
-}
+pub(super) struct Module(Library);
 
 impl Module {
     /// Loads a file with everything it needs.
     pub(super) fn open(path: &str) -> Result<Module, String> {
-        let file = CString::new(path).map_err(|_| format!("{path:?}: NUL in path"))?;
-        let library = call!(
-            libc::dlopen,
-            file.as_ptr(),
-            libc::RTLD_NOW | libc::RTLD_GLOBAL
-        );
-        if library.is_null() {
-            let error = call!(libc::dlerror);
-            // SAFETY: dlerror answers a string after a failure, valid until the next call.
-            #[expect(unsafe_code, reason = "foreign string")]
-            let text = unsafe { CStr::from_ptr(error) };
-            return Err(text.to_string_lossy().into_owned());
-        }
-        Ok(Module {
-            library,
-            path: path.to_owned(),
-        })
+        Library::open(path).map(Module)
     }
 
-    /// The address of a name in the file or what it needs.
     fn symbol(&self, name: &CStr) -> Result<Opaque, String> {
-        let address = call!(libc::dlsym, self.library, name.as_ptr());
-        if address.is_null() {
-            return Err(format!(
-                "{}: {} is not defined",
-                self.path,
-                name.to_string_lossy()
-            ));
-        }
-        Ok(address)
+        self.0.symbol(name)
     }
 
     /// The name an old module insists on.
