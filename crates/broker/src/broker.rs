@@ -267,6 +267,10 @@ impl Host for Broker {
         &self.exchange
     }
 
+    fn environment(&self, command: &mut tokio::process::Command) {
+        crate::runat::prepare(self, command);
+    }
+
     fn attr(&self, name: &str) -> Option<String> {
         self.attrs.borrow().get(name).map(str::to_owned)
     }

@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("broker", broker),
     ("start", start),
     ("shell", shell::shell_main),
+    ("jobtap-host", jobtap::host_main),
 ];
 
 fn broker(words: Vec<OsString>) -> ExitCode {

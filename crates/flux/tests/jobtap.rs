@@ -31,6 +31,22 @@ fn plugins_are_loaded_removed_and_listed() {
 }
 
 #[test]
+fn a_file_that_is_no_plugin_is_refused_and_leaves_nothing() {
+    check(
+        r#"
+        dir=$(mktemp -d)
+        echo text >$dir/mine.so
+        flux jobtap load $dir/mine.so 2>&1 | grep -c "ERROR: mine.so: .*$dir/mine.so"
+        flux jobtap load $dir/none.so 2>&1 | sed "s,$dir,DIR,"
+        flux jobtap list
+        flux run echo still here
+        rm -r $dir
+        "#,
+        "1\nflux-jobtap: ERROR: DIR/none.so not found\nstill here\n",
+    );
+}
+
+#[test]
 fn the_configuration_chooses_plugins() {
     check(
         r#"

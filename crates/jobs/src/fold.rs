@@ -366,6 +366,7 @@ impl Fold {
                         "alloc-bypass" => self.bypass = true,
                         "debug" => self.debug = true,
                         "immutable" => self.immutable = true,
+                        "waitable" => self.flags |= crate::flags::WAITABLE,
                         _ => {}
                     }
                 }

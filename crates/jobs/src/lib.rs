@@ -7,7 +7,8 @@
 //! - [`perilog`]: what sites run before a job's tasks and after them.
 //! - [`Record`] and [`history`]: inactive jobs in memory and in store.
 //! - [`policy`] and [`RequireInstance`]: what sites demand of jobs and fill in.
-//! - [`plugins`]: what of all this can be turned off and on.
+//! - [`plugins`]: what of all this can be turned off and on; [`Call`]: what plugins in files are
+//!   asked, and what they may ask in return.
 //! - [`list`]: an index of all jobs that answers queries (RFC 35, RFC 43).
 //!
 //! Nothing here knows a clock, a socket or a task: callers hand in times and carry out
@@ -20,12 +21,14 @@ pub mod history;
 pub mod housekeeping;
 pub mod list;
 pub mod perilog;
+pub mod plugin_requests;
 pub mod plugins;
 pub mod policy;
 pub mod queues;
 pub mod slice;
 
 mod alloc;
+mod callbacks;
 mod depend;
 mod effect;
 mod links;
@@ -41,6 +44,7 @@ mod update;
 mod tests;
 
 pub use alloc::SchedMode;
+pub use callbacks::{Answer, Call, past_args};
 pub use effect::{Attachment, Effect, Effects, Refusal, Reply, Token};
 pub use fold::{Fold, Outcome, State};
 pub use manager::{Job, Jobs};

@@ -74,6 +74,14 @@ impl Jobs {
         }
     }
 
+    /// Somebody but the scheduler has something to tell about a pending job.
+    pub(crate) fn annotate_pending(&mut self, now: f64, id: JobId, update: &Object) {
+        let pending = |job: &Job| job.fold.state < State::Run;
+        if self.active.get(&id).is_some_and(pending) {
+            self.annotate(now, id, update);
+        }
+    }
+
     fn annotate(&mut self, now: f64, id: JobId, update: &Object) {
         let Some(job) = self.active.get_mut(&id) else {
             return;

@@ -17,6 +17,7 @@ use spec::Entry;
 use types::{Errno, JobId, UserId};
 
 use crate::alloc::{Alloc, AllocQueue};
+use crate::callbacks::{Call, Calls, Given, Then};
 use crate::depend::{Dependencies, Progress};
 use crate::fold::{Fold, FoldError, State};
 use crate::housekeeping::Origin;
@@ -60,6 +61,7 @@ pub struct Job {
     pub(crate) name: Option<Box<str>>,
     pub(crate) alloc: Alloc,
     pub(crate) start: Start,
+    pub(crate) released: bool,
     pub(crate) cleaned: bool,
     pub(crate) waiter: Option<Token>,
     /// When its last event was.
@@ -80,6 +82,7 @@ impl Job {
             name: None,
             alloc: Alloc::Idle,
             start: Start::Idle,
+            released: false,
             cleaned: false,
             waiter: None,
             last_event: 0.0,
@@ -146,11 +149,35 @@ const EVENT_STEP: f64 = 1e-6;
 
 /// A posted event that was not worked off yet.
 #[derive(Debug)]
-struct Post {
-    id: JobId,
-    entry: Entry,
-    commit: bool,
+pub(crate) struct Post {
+    pub(crate) id: JobId,
+    pub(crate) entry: Entry,
+    pub(crate) commit: bool,
     attachment: Attachment,
+}
+
+/// An event that was folded into its job: what follows from it.
+#[derive(Debug)]
+pub(crate) struct Folded {
+    pub(crate) id: JobId,
+    pub(crate) name: String,
+    /// The job's state and priority before it.
+    before: (State, Option<u32>),
+    cancels: bool,
+}
+
+/// Something to work off, in order.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Post(Post),
+    /// Plugins in files have been told of the event.
+    Act(Folded),
+    /// Plugins in files are to give the job a priority.
+    Prioritize(JobId),
+    /// Plugins in files are to be told something from which nothing follows.
+    Tell(Vec<Call>),
+    /// What the caller does once all before this is done.
+    Effect(Effect),
 }
 
 /// Every job of an instance.
@@ -176,7 +203,8 @@ pub struct Jobs {
     pub(crate) running: usize,
     pub(crate) owner: Option<UserId>,
     pub(crate) exec_online: bool,
-    posts: VecDeque<Post>,
+    pub(crate) work: VecDeque<Work>,
+    pub(crate) calls: Calls,
     /// The end of the instance once known, seconds since the epoch; 0 for none.
     pub(crate) instance_expiration: Option<f64>,
 }
@@ -279,12 +307,30 @@ impl Jobs {
         commit: bool,
         attachment: Attachment,
     ) {
-        self.posts.push_back(Post {
+        let post = Post {
             id,
             entry,
             commit,
             attachment,
-        });
+        };
+        self.queue(id, Work::Post(post));
+    }
+
+    /// Puts something to do for a job behind what is to be done already.
+    pub(crate) fn queue(&mut self, id: JobId, work: Work) {
+        match self.calls.holds(id) {
+            Some(held) => held.push(work),
+            None => self.defer(work),
+        }
+    }
+
+    /// Puts something to do behind what is to be done already. What plugins cause while they are
+    /// asked comes before that.
+    pub(crate) fn defer(&mut self, work: Work) {
+        match self.calls.are_waiting() {
+            true => self.calls.fresh.push_back(work),
+            false => self.work.push_back(work),
+        }
     }
 
     /// Posts an event of any kind. Errors: `ENOENT`; `ENOSYS` without the plugin; `EINVAL` for one
@@ -314,11 +360,23 @@ impl Jobs {
     /// Works off posted events, then gives the scheduler what it takes.
     pub(crate) fn settle(&mut self, now: f64, out: &mut Effects) {
         loop {
-            while let Some(post) = self.posts.pop_front() {
-                self.process(now, post, out);
+            while !self.calls.are_waiting()
+                && let Some(work) = self.work.pop_front()
+            {
+                match work {
+                    Work::Post(post) => self.process(now, post, out),
+                    Work::Act(folded) => self.follow(now, &folded, out),
+                    Work::Prioritize(id) => self.ask_priority(id),
+                    Work::Tell(calls) => self.calls.wait_for(calls, Then::Nothing),
+                    Work::Effect(effect) => out.push(effect),
+                }
+            }
+            if self.calls.are_waiting() {
+                // It goes on with the answer.
+                return;
             }
             self.pump(now, out);
-            if self.posts.is_empty() {
+            if self.work.is_empty() {
                 break;
             }
         }
@@ -340,7 +398,7 @@ impl Jobs {
             id,
             mut entry,
             commit,
-            attachment,
+            mut attachment,
         } = post;
         let Some(job) = self.active.get_mut(&id) else {
             // The job ended while this waited; its log is closed (RFC 21).
@@ -350,6 +408,7 @@ impl Jobs {
         entry.timestamp = entry.timestamp.max(job.last_event + EVENT_STEP);
         job.last_event = entry.timestamp;
         let before = (job.fold.state, job.fold.priority);
+        let was_waitable = job.is_waitable();
         if entry.name != "submit"
             && let Err(error) = job.fold.apply(&entry)
         {
@@ -360,6 +419,7 @@ impl Jobs {
             );
             return;
         }
+        self.waitables += usize::from(job.is_waitable() && !was_waitable);
         let line = entry.encode();
         if commit {
             job.log.push_str(&line);
@@ -373,6 +433,10 @@ impl Jobs {
             ("jobspec-update", Some(updates)) => {
                 update_jobspec(Rc::make_mut(&mut job.jobspec), updates);
                 job.read_jobspec();
+                if updates.keys().any(|key| !key.starts_with("attributes.")) {
+                    // Followers keep no jobspecs and cannot tell what such an update makes of it.
+                    attachment = Attachment::Jobspec(job.jobspec.clone());
+                }
             }
             ("resource-update", Some(updates)) => {
                 if let Some(resources) = &mut job.resources {
@@ -382,6 +446,7 @@ impl Jobs {
             _ => {}
         }
         let after = job.fold.state;
+        let calls = self.calls_of_event(id, &entry, before.0);
         out.push(Effect::Event {
             id,
             entry,
@@ -395,9 +460,22 @@ impl Jobs {
             (true, false) => self.running -= 1,
             _ => {}
         }
-        self.act(now, id, &name, before, out);
-        if cancels {
-            self.cancel_scripts(now, id, out);
+        let folded = Folded {
+            id,
+            name,
+            before,
+            cancels,
+        };
+        match calls.is_empty() {
+            true => self.follow(now, &folded, out),
+            false => self.calls.wait_for(calls, Then::Act(folded)),
+        }
+    }
+
+    fn follow(&mut self, now: f64, folded: &Folded, out: &mut Effects) {
+        self.act(now, folded.id, &folded.name, folded.before, out);
+        if folded.cancels {
+            self.cancel_scripts(now, folded.id, out);
         }
     }
 
@@ -416,7 +494,9 @@ impl Jobs {
         let state = job.fold.state;
         match name {
             "validate" | "dependency-remove"
-                if state == State::Depend && job.fold.dependencies.is_empty() =>
+                if state == State::Depend
+                    && job.fold.dependencies.is_empty()
+                    && !self.is_posted(id, "depend") =>
             {
                 self.post(id, event::plain(now, "depend"));
             }
@@ -455,9 +535,16 @@ impl Jobs {
         let priority = match job.fold.urgency {
             URGENCY_MAX => PRIORITY_MAX,
             ..=0 => 0,
-            _ => match self.plugin_priority(job) {
-                Some(priority) => priority,
-                None => return,
+            _ => match self.calls.given.remove(&id) {
+                Some(Given::Unavailable) => return,
+                Some(Given::Priority(priority)) => priority,
+                None if self.calls.wants("job.priority.get") => {
+                    return self.defer(Work::Prioritize(id));
+                }
+                Some(Given::Nothing) | None => match self.plugin_priority(job) {
+                    Some(priority) => priority,
+                    None => return,
+                },
             },
         };
         self.post(id, event::priority(now, priority));
@@ -622,9 +709,14 @@ impl Jobs {
             return;
         }
         if job.fold.has_resources {
+            if job.released {
+                return;
+            }
             if job.fold.bypass {
+                job.released = true;
                 self.post(id, event::plain(now, "free"));
             } else if online && let Some(resources) = job.resources.clone() {
+                job.released = true;
                 let origin = job.origin();
                 out.push(Effect::Release { origin, resources });
                 self.post(id, event::plain(now, "free"));
@@ -652,20 +744,22 @@ impl Jobs {
         let Some(job) = self.active.remove(&id) else {
             return;
         };
-        if let Some(next) = job
-            .name
-            .as_ref()
-            .and_then(|name| self.dependencies.unnamed(job.fold.userid, name, id))
-        {
-            self.post(
-                next,
-                event::dependency(now, "dependency-remove", "singleton"),
-            );
-        }
+        self.release_name(now, &job);
         if job.is_waitable() {
             self.reap(&job, out);
         }
         self.bury(&job);
+        self.tell_end(&job);
+    }
+
+    /// Lets the next singleton of a job's name go on.
+    pub(crate) fn release_name(&mut self, now: f64, job: &Job) {
+        let name = job.name.as_ref();
+        let next = name.and_then(|name| self.dependencies.unnamed(job.fold.userid, name, job.id));
+        if let Some(next) = next {
+            let entry = event::dependency(now, "dependency-remove", "singleton");
+            self.post(next, entry);
+        }
     }
 
     // Time and durability.

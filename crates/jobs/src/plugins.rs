@@ -4,14 +4,14 @@
 //! Those with a leading dot are loaded from the start. Removing one turns off what it does for
 //! whatever happens from then on: a job that waits for a dependency still gets what it waits for.
 //!
-//! Not here: plugins in files, which are foreign code.
+//! Of plugins in files, which are foreign code, only the names are here; see [`crate::Call`].
 
 use serde_json::{Value, json};
 use spec::ResourceSet;
 use types::{Errno, JobId};
 
 use crate::fold::State;
-use crate::manager::Job;
+use crate::manager::{Job, Work};
 use crate::{Attachment, Effect, Effects, Jobs, Object, Refusal, event};
 
 /// A plugin that comes with the program.
@@ -74,6 +74,11 @@ const NAMES: [(Plugin, &str); 15] = [
     (Perilog, "perilog.so"),
 ];
 
+/// Whether a name is that of a plugin that comes with the program.
+pub fn is_ours(name: &str) -> bool {
+    Plugin::from_name(name).is_some()
+}
+
 impl Plugin {
     fn from_name(name: &str) -> Option<Plugin> {
         let found = NAMES.iter().find(|(_, known)| *known == name)?;
@@ -95,8 +100,20 @@ impl Plugin {
 /// A loaded plugin.
 #[derive(Clone, Debug)]
 struct Loaded {
-    plugin: Plugin,
+    /// `None` for one in a file.
+    plugin: Option<Plugin>,
+    name: Box<str>,
     conf: Object,
+}
+
+impl Loaded {
+    fn ours(plugin: Plugin, conf: Object) -> Loaded {
+        Loaded {
+            plugin: Some(plugin),
+            name: plugin.name().into(),
+            conf,
+        }
+    }
 }
 
 /// The loaded plugins, in the order they were loaded.
@@ -110,10 +127,7 @@ pub struct Plugins {
 impl Default for Plugins {
     fn default() -> Plugins {
         let builtin = NAMES.iter().filter(|(_, name)| name.starts_with('.'));
-        let loaded = builtin.map(|(plugin, _)| Loaded {
-            plugin: *plugin,
-            conf: Object::new(),
-        });
+        let loaded = builtin.map(|(plugin, _)| Loaded::ours(*plugin, Object::new()));
         Plugins {
             loaded: loaded.collect(),
             held: None,
@@ -124,7 +138,9 @@ impl Default for Plugins {
 impl Plugins {
     /// Whether a plugin is loaded.
     pub fn has(&self, plugin: Plugin) -> bool {
-        self.loaded.iter().any(|loaded| loaded.plugin == plugin)
+        self.loaded
+            .iter()
+            .any(|loaded| loaded.plugin == Some(plugin))
     }
 
     /// Refuses a request that is a plugin's to answer if it is not loaded. Errors: `ENOSYS`.
@@ -136,12 +152,40 @@ impl Plugins {
     }
 
     /// The names of those loaded, in that order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.loaded.iter().map(|loaded| loaded.plugin.name())
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.loaded.iter().map(|loaded| &*loaded.name)
+    }
+
+    /// Whether some are in files.
+    pub fn has_files(&self) -> bool {
+        self.loaded.iter().any(|loaded| loaded.plugin.is_none())
+    }
+
+    /// Whether one of this name is in a file.
+    pub fn is_file(&self, name: &str) -> bool {
+        let file = |loaded: &&Loaded| loaded.plugin.is_none();
+        self.loaded
+            .iter()
+            .filter(file)
+            .any(|loaded| &*loaded.name == name)
+    }
+
+    /// Errors: `EEXIST`.
+    fn require_new(&self, name: &str) -> Result<(), Refusal> {
+        match self.names().any(|loaded| loaded == name) {
+            true => {
+                let text = format!("{name} already loaded");
+                Err(Refusal::new(Errno::EEXIST, text))
+            }
+            false => Ok(()),
+        }
     }
 
     fn conf(&self, plugin: Plugin) -> Option<&Object> {
-        let loaded = self.loaded.iter().find(|loaded| loaded.plugin == plugin)?;
+        let loaded = self
+            .loaded
+            .iter()
+            .find(|loaded| loaded.plugin == Some(plugin))?;
         Some(&loaded.conf)
     }
 
@@ -158,8 +202,8 @@ impl Plugins {
     /// The priority plugins give a job; `None` if none gives any. The last loaded decides.
     fn priority(&self, job: &Job) -> Option<u32> {
         let urgency = u32::try_from(job.fold.urgency).unwrap_or(0);
-        let last = self.loaded.iter().rev().map(|loaded| loaded.plugin);
-        match last.into_iter().find(|plugin| plugin.gives_priority())? {
+        let mut last = self.loaded.iter().rev().filter_map(|loaded| loaded.plugin);
+        match last.find(|plugin| plugin.gives_priority())? {
             // Held once: a new urgency releases it.
             SubmitHold if job.fold.priority.is_none() => Some(0),
             _ => Some(urgency),
@@ -185,11 +229,8 @@ impl Jobs {
             let text = format!("{name}: No such plugin found");
             return Err(Refusal::new(Errno::ENOENT, text));
         };
-        if self.plugins.has(plugin) {
-            let text = format!("{name} already loaded");
-            return Err(Refusal::new(Errno::EEXIST, text));
-        }
-        self.plugins.loaded.push(Loaded { plugin, conf });
+        self.plugins.require_new(name)?;
+        self.plugins.loaded.push(Loaded::ours(plugin, conf));
         if plugin.gives_priority() {
             // Without such a plugin jobs have been waiting for a priority.
             let waiting = self
@@ -204,16 +245,42 @@ impl Jobs {
         Ok(())
     }
 
+    /// Notes that a plugin in a file is loaded. Errors: `EEXIST`.
+    pub fn add_plugin_file(&mut self, name: &str) -> Result<(), Refusal> {
+        self.plugins.require_new(name)?;
+        self.plugins.loaded.push(Loaded {
+            plugin: None,
+            name: name.into(),
+            conf: Object::new(),
+        });
+        Ok(())
+    }
+
+    /// Forgets a plugin in a file that is gone.
+    pub fn forget_plugin_file(&mut self, name: &str) {
+        let gone = |loaded: &Loaded| loaded.plugin.is_none() && &*loaded.name == name;
+        self.plugins.loaded.retain(|loaded| !gone(loaded));
+        self.calls.forget_plugin(name);
+    }
+
     /// Removes plugins by name, by pattern, or `all`; those with a leading dot only by name or by a
-    /// pattern that has it. Errors: `ENOENT`.
-    pub fn remove_plugins(&mut self, pattern: &str) -> Result<(), Refusal> {
+    /// pattern that has it. Returns the names of those in files. Errors: `ENOENT`.
+    pub fn remove_plugins(&mut self, pattern: &str) -> Result<Vec<String>, Refusal> {
         let pattern = if pattern == "all" { "*" } else { pattern };
         let before = self.plugins.loaded.len();
+        let mut files = Vec::new();
         self.plugins.loaded.retain(|loaded| {
-            let name = loaded.plugin.name();
+            let name = &*loaded.name;
             let hidden = name.starts_with('.') && !pattern.starts_with('.');
-            hidden || !types::glob::matches(pattern, name)
+            let stays = hidden || !types::glob::matches(pattern, name);
+            if !stays && loaded.plugin.is_none() {
+                files.push(name.to_owned());
+            }
+            stays
         });
+        for name in &files {
+            self.calls.forget_plugin(name);
+        }
         if self.plugins.loaded.len() == before && pattern != "*" {
             return Err(Refusal::new(
                 Errno::ENOENT,
@@ -223,7 +290,7 @@ impl Jobs {
         if !self.plugins.has(AllocCheck) {
             self.plugins.held = None;
         }
-        Ok(())
+        Ok(files)
     }
 
     /// What a plugin has to tell. Errors: `ENOENT`.
@@ -298,15 +365,9 @@ impl Jobs {
     }
 
     /// Stores the resources a job brought along: they are there before anybody hears of them.
-    pub(crate) fn keep_own_resources(
-        &mut self,
-        now: f64,
-        id: JobId,
-        resources: Object,
-        out: &mut Effects,
-    ) {
+    pub(crate) fn keep_own_resources(&mut self, now: f64, id: JobId, resources: Object) {
         self.post(id, event::set_flags(now, &["alloc-bypass"]));
-        out.push(Effect::StoreResources { id, resources });
+        self.queue(id, Work::Effect(Effect::StoreResources { id, resources }));
     }
 
     /// Whether a job that has just been given resources may use them. If others have some of them,

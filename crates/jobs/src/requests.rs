@@ -223,14 +223,25 @@ impl Jobs {
         Ok(())
     }
 
+    /// Whether one of our own plugins is there for updates of this key.
+    pub fn updates(&self, key: &str) -> bool {
+        match key {
+            "attributes.system.duration" => self.plugins.has(Plugin::UpdateDuration),
+            "attributes.system.queue" => self.plugins.has(Plugin::UpdateQueue),
+            _ => false,
+        }
+    }
+
     /// Checks an update of a job's jobspec. Returns the running job's new expiration, which the
-    /// scheduler must accept first. Errors: `ENOENT`, `EINVAL`, `EPERM`.
+    /// scheduler must accept first. `others` are keys that plugins in files see to.
+    /// Errors: `ENOENT`, `EINVAL`, `EPERM`.
     pub fn check_update(
         &self,
         now: f64,
         who: Cred,
         id: JobId,
         updates: &Object,
+        others: &[String],
     ) -> Result<Option<f64>, Refusal> {
         let job = match self.active.get(&id) {
             Some(job) => job,
@@ -274,6 +285,7 @@ impl Jobs {
                     self.check_queue(job, name, running)?;
                     queue = Some(name);
                 }
+                (key, _) if others.iter().any(|other| other == key) => {}
                 (key, _) => {
                     return refuse(Errno::EINVAL, format!("update of {key} not supported"));
                 }
@@ -576,7 +588,7 @@ fn new_expiration(jobs: &Jobs, job: &Job, now: f64, duration: f64) -> Result<f64
     Ok(expiration)
 }
 
-fn check_exception(kind: &str, severity: i32) -> Result<(), Refusal> {
+pub(crate) fn check_exception(kind: &str, severity: i32) -> Result<(), Refusal> {
     if !(0..=7).contains(&severity) {
         return refuse(Errno::EPROTO, "invalid exception severity");
     }

@@ -54,7 +54,7 @@ impl Jobs {
         let mut errors = Vec::new();
         for job in jobs {
             let id = job.id;
-            if let Err(text) = self.submit_one(now, job, out) {
+            if let Err(text) = self.submit_one(now, job) {
                 errors.push((id, text));
             }
         }
@@ -62,7 +62,7 @@ impl Jobs {
         out.push(Effect::Reply(token, Reply::Submitted(errors)));
     }
 
-    fn submit_one(&mut self, now: f64, new: NewJob, out: &mut Effects) -> Result<(), String> {
+    pub(crate) fn submit_one(&mut self, now: f64, new: NewJob) -> Result<(), String> {
         if self.active.contains_key(&new.id) || self.inactive.contains_key(&new.id) {
             return Err("job id is already in use".to_owned());
         }
@@ -93,7 +93,7 @@ impl Jobs {
         self.active.insert(id, job);
         self.post_with(id, submit, true, attachment);
         if let Some(resources) = own_resources {
-            self.keep_own_resources(now, id, resources, out);
+            self.keep_own_resources(now, id, resources);
         }
         for wanted in wanted {
             self.post(
@@ -166,10 +166,45 @@ impl Jobs {
         let list = list
             .as_array()
             .ok_or("dependencies object must be an array")?;
-        list.iter()
-            .enumerate()
-            .map(|(at, dependency)| self.parse_dependency(job, at, dependency))
-            .collect()
+        let mut wanted = Vec::new();
+        for (at, dependency) in list.iter().enumerate() {
+            if !self.is_foreign(dependency) {
+                wanted.push(self.parse_dependency(job, at, dependency)?);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Whether a dependency is one that only a plugin in a file may know.
+    fn is_foreign(&self, dependency: &Value) -> bool {
+        let scheme = dependency.get("scheme").and_then(Value::as_str);
+        let known = |scheme: &str| {
+            matches!(scheme, "singleton" | "begin-time") || After::from_scheme(scheme).is_some()
+        };
+        self.plugins.has_files() && scheme.is_some_and(|scheme| !known(scheme))
+    }
+
+    /// The dependencies of a job that only plugins in files may know, with their schemes.
+    pub(crate) fn foreign_dependencies(&self, job: &Job) -> Vec<(String, Value)> {
+        let list = dependencies_of(&job.jobspec);
+        let foreign = list.iter().filter(|dependency| self.is_foreign(dependency));
+        let named = foreign.filter_map(|dependency| {
+            let scheme = dependency.get("scheme")?.as_str()?;
+            Some((scheme.to_owned(), dependency.clone()))
+        });
+        named.collect()
+    }
+
+    /// Takes back what a new job that is refused after all has left.
+    pub(crate) fn withdraw_new(&mut self, now: f64, job: &Job) {
+        let userid = job.fold.userid;
+        if let Some(jobs) = self.history.get_mut(&userid) {
+            jobs.remove(&job.id);
+        }
+        if job.is_waitable() {
+            self.waitables = self.waitables.saturating_sub(1);
+        }
+        self.release_name(now, job);
     }
 
     fn parse_dependency(&self, job: &Job, at: usize, value: &Value) -> Result<Wanted, String> {
@@ -311,6 +346,8 @@ impl Jobs {
                     self.dependencies.begin_at(value.parse().unwrap_or(now), id);
                 }
                 (None, _, "singleton") => {}
+                // Plugins in files are asked when they are loaded.
+                _ if self.plugins.has_files() => {}
                 _ => {
                     let note = format!(
                         "dependency {description} is not handled: job may be stuck in DEPEND state"

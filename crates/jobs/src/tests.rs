@@ -510,7 +510,9 @@ fn a_running_job_gets_more_time() {
     world.lines();
     let updates = object(json!({"attributes.system.duration": 100.0}));
     let now = world.now;
-    let expiration = world.jobs.check_update(now, cred(), JobId(1), &updates);
+    let expiration = world
+        .jobs
+        .check_update(now, cred(), JobId(1), &updates, &[]);
     assert_eq!(expiration, Ok(Some(1100.0)));
     world.input(|jobs, now, out| {
         jobs.update(now, cred(), JobId(1), updates, Some(1100.0), out);
@@ -568,7 +570,7 @@ fn purge_takes_the_oldest() {
 fn a_removed_plugin_does_nothing() {
     let mut world = World::new();
     let removed = world.jobs.remove_plugins(".priority-default");
-    assert_eq!(removed, Ok(()));
+    assert_eq!(removed, Ok(Vec::new()));
     world.submit_spec(1, 16, 0, json!({}));
     assert!(world.asked.is_empty(), "{:?}", world.asked);
     world
@@ -634,6 +636,8 @@ fn resources_brought_along_need_no_scheduler_and_are_checked() {
             .any(|line| line.starts_with("2 exception") && line.contains(note))
     );
 }
+
+mod plugin_files;
 
 mod perilog {
     use super::*;

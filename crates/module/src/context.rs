@@ -70,6 +70,8 @@ pub trait Host {
     fn unregister_service(&self, module: &RouteId, service: &str);
     /// What its modules offer each other directly.
     fn exchange(&self) -> &Exchange;
+    /// Gives a program the environment of those the broker starts.
+    fn environment(&self, command: &mut tokio::process::Command);
 }
 
 /// What a module is given to handle.

@@ -17,6 +17,7 @@ pub mod job_info;
 pub mod job_ingest;
 pub mod job_list;
 pub mod job_manager;
+pub mod jobtap;
 pub mod kvs;
 pub mod log;
 pub mod module;

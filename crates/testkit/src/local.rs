@@ -162,6 +162,8 @@ impl Host for Local {
         &self.exchange
     }
 
+    fn environment(&self, _command: &mut tokio::process::Command) {}
+
     fn attr(&self, name: &str) -> Option<String> {
         self.attrs.borrow().get(name).cloned()
     }

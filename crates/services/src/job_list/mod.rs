@@ -3,7 +3,7 @@
 //! The index in `jobs` is fed by the job manager's journal. Inactive jobs come the short way, as
 //! records shared with the job manager. Requests that come before all of that is in wait for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -463,11 +463,16 @@ impl State {
     }
 
     fn stats(&self) -> JobStats {
+        let mut queues: BTreeMap<&str, &JobCounts> = self.list.queue_counts().collect();
+        // Queues nobody has used are there too.
+        let none = JobCounts::default();
+        for name in self.config.policy.queues.keys() {
+            queues.entry(name).or_insert(&none);
+        }
         JobStats {
             all: wire_counts(self.list.counts(), None),
-            queues: self
-                .list
-                .queue_counts()
+            queues: queues
+                .into_iter()
                 .map(|(name, counts)| wire_counts(counts, Some(name)))
                 .collect(),
         }

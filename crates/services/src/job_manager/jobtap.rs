@@ -1,21 +1,27 @@
 //! Loading, removing and asking plugins, by request and by `[job-manager] plugins`.
 //!
 //! The engine knows the plugins that come with the program. A plugin in a file is foreign code,
-//! which never runs in the broker; there is no process for it yet, so it is refused.
+//! which never runs in the broker (see `plugin_host`).
 
 use std::path::Path;
 
+use module::Context;
 use proto::job_manager::{JobManagerJobtap, JobManagerJobtapQuery, Jobtap, Plugins};
 use rpc::{Routes, RpcError};
 use serde_json::Value;
 use spec::config::wrong_type;
 use types::Errno;
+use wire::Message;
 
+use super::plugin_host::Todo;
 use super::service::refused;
 use super::{State, now};
 
 /// The plugin that has tables of its own.
 const PERILOG: &str = "perilog.so";
+
+/// The attribute with the directories of plugins.
+const SEARCH_PATH: &str = "conf.jobtap_pluginpath";
 
 /// Reads the `plugins` array. Errors are texts for people.
 pub(super) fn parse_config(value: &Value) -> Result<Vec<Jobtap>, String> {
@@ -50,17 +56,17 @@ fn parse_entry((at, entry): (usize, &Value)) -> Result<Jobtap, String> {
 pub(super) fn routes(routes: Routes<State>) -> Routes<State> {
     routes
         .on::<JobManagerJobtap>(|state: &mut State, request, wish| {
-            if wish.query_only != Some(true)
-                && let Err(error) = state.change_plugins(wish)
-            {
-                return request.fail(error);
+            let message = request.message().clone();
+            match wish.query_only {
+                Some(true) => state.answer_jobtap(&message, Ok(())),
+                _ => state.plugin_host.push(Todo::Jobtap(message, wish)),
             }
-            let names = state.jobs.plugins().names().map(str::to_owned);
-            request.reply(&Plugins {
-                plugins: names.collect(),
-            });
         })
         .on::<JobManagerJobtapQuery>(|state, request, plugin| {
+            if state.jobs.plugins().is_file(&plugin.name) {
+                let todo = Todo::Query(request.message().clone(), plugin.name);
+                return state.plugin_host.push(todo);
+            }
             let data = state.jobs.query_plugin(now(), &plugin.name);
             request.reply_result(&data.map_err(refused));
         })
@@ -68,9 +74,12 @@ pub(super) fn routes(routes: Routes<State>) -> Routes<State> {
 
 impl State {
     /// Does what the configuration says of plugins.
-    pub(super) fn configure_plugins(&mut self) -> Result<(), RpcError> {
+    pub(super) async fn configure_plugins(
+        &mut self,
+        context: &mut Context,
+    ) -> Result<(), RpcError> {
         for wish in std::mem::take(&mut self.config.plugins) {
-            self.change_plugins(wish).map_err(|error| {
+            self.change_plugins(context, wish).await.map_err(|error| {
                 let errno = error.errno;
                 RpcError::new(errno, format!("[job-manager.plugins]: {error}"))
             })?;
@@ -78,20 +87,38 @@ impl State {
         Ok(())
     }
 
-    /// Removes plugins, then loads one. Errors: `ENOENT`, `EEXIST`; `ENOSYS` for one in a file.
-    fn change_plugins(&mut self, wish: Jobtap) -> Result<(), RpcError> {
+    /// Says what is loaded, or why it is not.
+    pub(super) fn answer_jobtap(&self, message: &Message, result: Result<(), RpcError>) {
+        if let Err(error) = result {
+            return self.handle.respond_error(message, &error);
+        }
+        let names = self.jobs.plugins().names().map(str::to_owned);
+        let plugins = Plugins {
+            plugins: names.collect(),
+        };
+        self.handle.respond(message, &plugins);
+    }
+
+    /// Removes plugins, then loads one. Errors: `ENOENT`, `EEXIST`, `EINVAL`.
+    pub(super) async fn change_plugins(
+        &mut self,
+        context: &mut Context,
+        wish: Jobtap,
+    ) -> Result<(), RpcError> {
         if let Some(pattern) = &wish.remove {
-            self.jobs.remove_plugins(pattern).map_err(refused)?;
+            for name in self.jobs.remove_plugins(pattern).map_err(refused)? {
+                self.remove_file(context, &name).await;
+            }
         }
         let Some(name) = wish.load else {
             return Ok(());
         };
+        if let Some(path) = self.find_file(&name) {
+            return self.load_file(context, &path, wish.conf).await;
+        }
         let conf = wish.conf.unwrap_or_default();
-        let loaded = self.with_jobs(|jobs, now, out| jobs.load_plugin(now, &name, conf, out));
-        loaded.map_err(|refusal| match refusal.errno {
-            Errno::ENOENT if name.contains('/') && Path::new(&name).is_file() => foreign(&name),
-            _ => refused(refusal),
-        })?;
+        self.with_jobs(|jobs, now, out| jobs.load_plugin(now, &name, conf, out))
+            .map_err(refused)?;
         if name != PERILOG {
             return Ok(());
         }
@@ -101,12 +128,23 @@ impl State {
             Err(RpcError::new(Errno::EINVAL, text))
         })
     }
-}
 
-/// Why a plugin in a file is not loaded.
-fn foreign(path: &str) -> RpcError {
-    let text = format!("{path}: plugins in files are not supported by this version");
-    RpcError::new(Errno::ENOSYS, text)
+    /// The file of a plugin: its path, or one of its name where the site has its plugins. Those
+    /// that come with the program need none.
+    fn find_file(&self, name: &str) -> Option<String> {
+        if name.contains('/') {
+            return Path::new(name).is_file().then(|| name.to_owned());
+        }
+        if jobs::plugins::is_ours(name) {
+            return None;
+        }
+        let path = self.host.attr(SEARCH_PATH)?;
+        let found = path
+            .split(':')
+            .map(|directory| Path::new(directory).join(name))
+            .find(|file| file.is_file())?;
+        Some(found.to_string_lossy().into_owned())
+    }
 }
 
 #[cfg(test)]

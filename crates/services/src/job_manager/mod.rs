@@ -6,8 +6,6 @@
 //! promise durability leave when that commit is done. There is no timer: whatever gathers while
 //! one commit runs is the next. A failed commit ends the module, since acknowledged jobs would be
 //! lost otherwise.
-//!
-//! Not here yet: plugins in files. A configuration that asks for them is refused.
 
 mod attributes;
 mod batch;
@@ -17,6 +15,7 @@ mod housekeeping;
 mod jobtap;
 mod journal;
 mod perilog;
+mod plugin_host;
 mod restart;
 mod scripts;
 mod service;
@@ -38,7 +37,7 @@ use proto::overlay::HEARTBEAT_PULSE;
 use proto::sched::{Alloc, AllocReply, OfJob, Prioritize, SchedAlloc, SchedCancel};
 use proto::sched::{SchedPrioritize, alloc};
 use proto::{Empty, Payload as _, Rpc as _};
-use rpc::{Dest, Handle, RpcError};
+use rpc::{Dest, Handle, Routes, RpcError};
 use serde_json::Value;
 use spec::ResourceSet;
 use tokio::sync::mpsc;
@@ -121,6 +120,7 @@ struct State {
     scripts: scripts::Scripts,
     housekeeping: jobs::housekeeping::Housekeeping,
     perilog: perilog::Config,
+    plugin_host: plugin_host::PluginHost,
     hostname: String,
     /// The union of allocated resources, until it changes.
     allocated: Option<Value>,
@@ -162,6 +162,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         scripts: scripts::Scripts::default(),
         housekeeping: jobs::housekeeping::Housekeeping::default(),
         perilog: perilog::Config::default(),
+        plugin_host: plugin_host::PluginHost::default(),
         hostname: context.attr("hostname").unwrap_or_default(),
         allocated: None,
     };
@@ -172,14 +173,23 @@ async fn run(mut context: Context) -> Result<(), Failure> {
     });
     state.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
     // Before there are jobs, so that those found are seen by them too.
-    state.configure_plugins()?;
+    state.configure_plugins(&mut context).await?;
     restart::load(&mut state).await?;
+    state.introduce_restored(&mut context).await;
     state.watch_instance();
     state.watch_broker();
     state.watch_heartbeat(&context);
     let routes = service::routes();
     context.ready();
     loop {
+        state.attend(&mut context).await;
+        if let Some(input) = state.plugin_host.deferred.pop_front() {
+            state.on_input(&context, &routes, input);
+            continue;
+        }
+        if state.plugin_host.ending {
+            break;
+        }
         let gathering = state.flush_or_gather();
         let due = state
             .jobs
@@ -194,9 +204,9 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                 if gathering.is_some() => {}
             input = context.next() => match input {
                 None => break,
-                Some(Input::Request(message)) => context.dispatch(&routes, &mut state, message),
-                Some(Input::Event(event)) => state.on_event(&event),
+                Some(input) => state.on_input(&context, &routes, input),
             },
+            report = state.plugin_host.next() => state.on_report(&mut context, report).await,
             Some(post) = posted.recv() => state.on_posted(post)?,
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
                 state.with_jobs(|jobs, now, out| jobs.on_time(now, out));
@@ -220,6 +230,17 @@ impl State {
             self.perform(effect);
         }
         result
+    }
+
+    fn on_input(&mut self, context: &Context, routes: &Routes<State>, input: Input) {
+        match input {
+            Input::Request(message) => match self.plugin_host.pass_on(&message) {
+                None => context.dispatch(routes, self, message),
+                Some(Ok(())) => {}
+                Some(Err(error)) => self.handle.respond_error(&message, &error),
+            },
+            Input::Event(event) => self.on_event(&event),
+        }
     }
 
     fn token(&mut self, message: &Message) -> Token {
@@ -341,6 +362,9 @@ impl State {
             Effect::Forget(ids) => {
                 for id in &ids {
                     self.history.on_change(*id, self.batch.number());
+                    if self.jobs.plugins_want("job.inactive-remove") {
+                        self.plugin_host.push(plugin_host::Todo::Forgotten(*id));
+                    }
                 }
                 self.batch.forget(ids);
             }

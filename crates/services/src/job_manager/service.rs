@@ -25,6 +25,7 @@ use spec::{Entry, ResourceSet};
 use types::{Errno, JobId, UserId};
 use wire::Message;
 
+use super::plugin_host::Todo;
 use super::{Handover, Posted, State, config::Config, counts, jobtap, now, restart, sched_mode};
 
 /// An update that waits for the scheduler.
@@ -79,6 +80,9 @@ fn links(routes: Routes<State>) -> Routes<State> {
                 jobspec: job.jobspec,
             });
             let jobs = jobs.collect();
+            if state.jobs.plugins().has_files() {
+                return state.plugin_host.push(Todo::Submit(jobs, token));
+            }
             state.with_jobs(|engine, now, out| engine.submit(now, jobs, token, out));
         })
         .on::<JobManagerSchedHello>(|state, request, hello| {
@@ -384,19 +388,13 @@ fn administration(routes: Routes<State>) -> Routes<State> {
             request.reply_result(&result.map(|()| Empty {}));
         })
         .on::<JobManagerSetBatchTimeout>(|_, request, _| request.reply(&Empty {}))
-        .on::<ModuleConfigReload>(|state, request, config| match Config::parse(&config) {
-            Ok(config) => {
-                if state.jobs.plugins().has(Plugin::Perilog)
-                    && let Err(text) = state.configure_perilog(&config.tables)
-                {
-                    return request.fail(RpcError::new(Errno::EINVAL, text));
-                }
-                state.config = config.clone();
-                state.tell_housekeeping();
-                state.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
-                request.reply(&Empty {});
+        .on::<ModuleConfigReload>(|state, request, config| {
+            if state.jobs.plugins_want("conf.update") {
+                let todo = Todo::Reload(request.message().clone(), config);
+                return state.plugin_host.push(todo);
             }
-            Err(text) => request.fail(RpcError::new(Errno::EINVAL, text)),
+            let result = state.take_config(&config);
+            request.reply_result(&result.map(|()| Empty {}));
         })
 }
 
@@ -452,15 +450,43 @@ impl State {
         value
     }
 
-    /// Checks an update; a running job's new end needs the scheduler's consent.
+    /// Takes a configuration over. Errors: `EINVAL`.
+    pub(super) fn take_config(&mut self, config: &Map<String, Value>) -> Result<(), RpcError> {
+        let invalid = |text| RpcError::new(Errno::EINVAL, text);
+        let config = Config::parse(config).map_err(invalid)?;
+        if self.jobs.plugins().has(Plugin::Perilog) {
+            self.configure_perilog(&config.tables).map_err(invalid)?;
+        }
+        self.config = config.clone();
+        self.tell_housekeeping();
+        self.with_jobs(|jobs, now, out| jobs.configure(config.policy, now, out));
+        Ok(())
+    }
+
+    /// Checks an update, with plugins in files if some of it is theirs.
     fn start_update(&mut self, request: &Request<JobManagerUpdate>, update: jm::Update) {
+        let ours = update.updates.keys().all(|key| self.jobs.updates(key));
+        if !ours && self.jobs.plugins().has_files() {
+            let todo = Todo::Update(request.message().clone(), update);
+            return self.plugin_host.push(todo);
+        }
         let (who, id) = (request.cred(), update.id);
-        let expiration = match self.jobs.check_update(now(), who, id, &update.updates) {
-            Ok(expiration) => expiration,
-            Err(refusal) => return request.fail(refused(refusal)),
-        };
+        match self.jobs.check_update(now(), who, id, &update.updates, &[]) {
+            Ok(expiration) => self.schedule_update(request.message().clone(), update, expiration),
+            Err(refusal) => request.fail(refused(refusal)),
+        }
+    }
+
+    /// Carries out an update; a running job's new end needs the scheduler's consent.
+    pub(super) fn schedule_update(
+        &mut self,
+        message: Message,
+        update: jm::Update,
+        expiration: Option<f64>,
+    ) {
+        let id = update.id;
         let pending = PendingUpdate {
-            message: request.message().clone(),
+            message,
             id,
             updates: update.updates,
             expiration,
