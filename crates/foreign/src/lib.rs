@@ -116,6 +116,37 @@ impl Library {
         })
     }
 
+    /// All that is loaded for everybody to find.
+    ///
+    /// Errors: as [`Library::open`].
+    pub fn all() -> Result<Library, String> {
+        let library = call!(libc::dlopen, std::ptr::null(), libc::RTLD_NOW);
+        match library.is_null() {
+            true => Err(call!(text, libc::dlerror())),
+            false => Ok(Library {
+                library,
+                path: "loaded libraries".to_owned(),
+            }),
+        }
+    }
+
+    /// The directory of the file a name is defined in. `None` if it has none.
+    pub fn directory(&self, name: &CStr) -> Option<String> {
+        let address = self.symbol(name).ok()?;
+        let mut info = libc::Dl_info {
+            dli_fname: std::ptr::null(),
+            dli_fbase: std::ptr::null_mut(),
+            dli_sname: std::ptr::null(),
+            dli_saddr: std::ptr::null_mut(),
+        };
+        if call!(libc::dladdr, address.cast_const(), &mut info) == 0 {
+            return None;
+        }
+        let file = call!(text, info.dli_fname);
+        file.rsplit_once('/')
+            .map(|(directory, _)| directory.to_owned())
+    }
+
     /// The address of a name in the file or what it needs. Errors: a text that names both.
     pub fn symbol(&self, name: &CStr) -> Result<Opaque, String> {
         let address = call!(libc::dlsym, self.library, name.as_ptr());
@@ -141,6 +172,12 @@ mod tests {
         let library = Library::open("libc.so.6").expect("every program has it");
         let getpid = function!(library, c"getpid", fn() -> c_int).expect("it is defined");
         assert_eq!(call!(getpid) as u32, std::process::id());
+        let directory = library.directory(c"getpid").expect("it is a file");
+        assert!(std::path::Path::new(&directory).join("libc.so.6").exists());
+        Library::all()
+            .expect("the program")
+            .symbol(c"getpid")
+            .expect("it is loaded");
         let error = library.symbol(c"no_such_name").expect_err("undefined");
         assert_eq!(error, "libc.so.6: no_such_name is not defined");
     }

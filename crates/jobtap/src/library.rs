@@ -13,6 +13,9 @@ const NAME: &str = "libflux-core.so.2";
 pub(crate) const ARG_IN: c_int = 0;
 pub(crate) const ARG_OUT: c_int = 1;
 
+/// `FLUX_PLUGIN_RTLD_NOW`: what a plugin misses is said when it is loaded.
+const LOAD_NOW: c_int = 2;
+
 /// `FLUX_POLLIN`.
 const POLLIN: c_int = 1;
 
@@ -162,6 +165,8 @@ impl Flux {
             c"flux_plugin_load_dso",
             fn(Opaque, *const c_char) -> c_int
         )?;
+        let set = function!(self, c"flux_plugin_set_flags", fn(Opaque, c_int) -> c_int)?;
+        call!(set, plugin, LOAD_NOW);
         let path = string(path)?;
         match call!(load, plugin, path.as_ptr()) {
             ..0 => Err(self.plugin_error(plugin)),

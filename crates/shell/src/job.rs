@@ -10,6 +10,7 @@ use types::{Hostlist, IdSet, JobId};
 use crate::distribute;
 use crate::fatal::Fatal;
 use crate::rc::Environment;
+use crate::rc::Extensions;
 
 /// One shell's node.
 #[derive(Clone, Debug)]
@@ -55,7 +56,14 @@ pub(crate) fn unwrap_signed(signed: &str) -> Result<Jobspec, Fatal> {
 }
 
 fn parse_jobspec(json: &[u8]) -> Result<Jobspec, Fatal> {
-    Jobspec::decode(json).map_err(|error| Fatal::new(format!("error parsing jobspec: {error}")))
+    let bad = |text: &str| Fatal::new(format!("error parsing jobspec: {text}"));
+    let jobspec = Jobspec::decode(json).map_err(|error| bad(&error.to_string()))?;
+    match jobspec.system("environment") {
+        Some(value) if !value.is_object() => {
+            Err(bad("attributes.system.environment is not object type"))
+        }
+        _ => Ok(jobspec),
+    }
 }
 
 /// The `per-resource` option: so many tasks for each node or core.
@@ -164,10 +172,27 @@ impl Job {
         Ok(job)
     }
 
-    /// Distributes the tasks as the `taskmap` option asks.
-    pub(crate) fn map_tasks(&mut self) -> Result<(), Fatal> {
+    /// Distributes the tasks as the `taskmap` option asks. Plugins may know more schemes.
+    pub(crate) fn map_tasks(&mut self, extensions: Option<&Extensions>) -> Result<(), Fatal> {
         let tasks = |node: &Node| node.taskids.len() as u32;
         let per_node: Vec<u32> = self.nodes.iter().map(tasks).collect();
+        let option = self.jobspec.shell_option("taskmap");
+        if let Some(extensions) = extensions
+            && let Some(scheme) = option.and_then(|option| option.get("scheme")?.as_str())
+        {
+            let value = option.and_then(|option| option.get("value"));
+            let mut given = Map::new();
+            given.insert(
+                "taskmap".into(),
+                self.taskmap.to_wrapped().to_string().into(),
+            );
+            given.insert("value".into(), value.cloned().unwrap_or_else(|| "".into()));
+            if let Some(taskmap) = extensions.map_tasks(scheme, &given)? {
+                let taskmap = mapped(scheme, &taskmap, &per_node)?;
+                self.set_taskmap(taskmap);
+                return Ok(());
+            }
+        }
         if let Some(taskmap) = taskmap(&self.jobspec, &self.nodes, &per_node)? {
             self.set_taskmap(taskmap);
         }
@@ -277,6 +302,27 @@ fn unmappable(error: spec::taskmap::TaskmapError) -> Fatal {
 }
 
 /// The map the `taskmap` option asks for, if that is not the one there is anyway.
+/// What a plugin answers for a scheme: a task map as text or document, of the same tasks.
+fn mapped(scheme: &str, answer: &Value, per_node: &[u32]) -> Result<Taskmap, Fatal> {
+    let failed =
+        |text: String| Fatal::new(format!("failed to map tasks with scheme={scheme}: {text}"));
+    let text = match answer {
+        Value::String(text) => text.clone(),
+        document => document.to_string(),
+    };
+    let map: Taskmap = text
+        .parse()
+        .map_err(|error| failed(format!("invalid taskmap: {error}")))?;
+    let total: u64 = per_node.iter().copied().map(u64::from).sum();
+    match map.ntasks() == total && map.nnodes() as usize <= per_node.len() {
+        true => Ok(map),
+        false => Err(failed(format!(
+            "supplied map has {} total tasks, expected {total}",
+            map.ntasks()
+        ))),
+    }
+}
+
 fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Option<Taskmap>, Fatal> {
     let Some(option) = jobspec.shell_option("taskmap") else {
         return Ok(None);
@@ -331,24 +377,50 @@ fn taskmap(jobspec: &Jobspec, nodes: &[Node], per_node: &[u32]) -> Result<Option
         }
         "manual" => {
             let text = value.unwrap_or_default();
-            let map: Taskmap = text
-                .parse()
-                .map_err(|error| failed(format!("invalid taskmap: {error}")))?;
-            if map.is_unknown() {
+            let known: Result<Taskmap, _> = text.parse();
+            if known.is_ok_and(|map| map.is_unknown()) {
                 return Err(Fatal::new("invalid taskmap: mapping is unknown"));
             }
-            let total: u64 = per_node.iter().copied().map(u64::from).sum();
-            if map.ntasks() != total || map.nnodes() as usize > nodes.len() {
-                let text = format!(
-                    "supplied map has {} total tasks, expected {total}",
-                    map.ntasks()
-                );
-                return Err(failed(text));
-            }
+            let map = mapped(scheme, &text.into(), per_node)?;
             Ok(Some(map))
         }
         _ => Err(Fatal::new(format!(
             "failed to map tasks with scheme={scheme}"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_answers_a_map_of_the_same_tasks() {
+        let map = |answer: Value| mapped("mine", &answer, &[2, 2]).map_err(|fatal| fatal.message);
+        let reversed = map("[[1,1,2,1],[0,1,2,1]]".into()).expect("four tasks on two nodes");
+        assert_eq!(reversed.taskids(1).to_string(), "0-1");
+        let wrapped = serde_json::json!({"version": 1, "map": [[0, 2, 2, 1]]});
+        assert_eq!(map(wrapped).expect("a document does too").ntasks(), 4);
+        let text =
+            "failed to map tasks with scheme=mine: supplied map has 1 total tasks, expected 4";
+        assert_eq!(map("[[0,1,1,1]]".into()), Err(text.to_owned()));
+        assert!(map("[[2,1,4,1]]".into()).is_err());
+        assert!(map(7.into()).is_err());
+    }
+
+    #[test]
+    fn an_environment_is_an_object() {
+        let jobspec = |environment: &str| {
+            let json = format!(
+                r#"{{"version": 1, "resources": [{{"type": "slot", "count": 1, "label": "a",
+                "with": [{{"type": "core", "count": 1}}]}}],
+                "tasks": [{{"command": ["a"], "slot": "a", "count": {{"per_slot": 1}}}}],
+                "attributes": {{"system": {{"duration": 0, "environment": {environment}}}}}}}"#
+            );
+            parse_jobspec(json.as_bytes()).map_err(|fatal| fatal.message)
+        };
+        assert!(jobspec("{}").is_ok());
+        let text = "error parsing jobspec: attributes.system.environment is not object type";
+        assert_eq!(jobspec("1").map(drop), Err(text.to_owned()));
     }
 }

@@ -177,6 +177,7 @@ async fn fail_early(
 
 /// Reports a failure and ends the job.
 async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
+    start::open_log(shell);
     if !fatal.silent {
         shell.log.write(Level::Fatal, None, &fatal.message);
     }
@@ -194,6 +195,7 @@ async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
     if !fatal.silent {
         raise(&shell.handle, shell.job.id, fatal, &shell.log).await;
     }
+    tell_exit(shell);
     shell.client.flush().await;
     fatal.code
 }
@@ -279,11 +281,36 @@ async fn finish(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>) -> Re
     if let Some(fatal) = shell.fatal.take() {
         return Err(fatal);
     }
+    end_plugins(shell, incoming).await?;
     shell.log.debug(format!("exit {code}"));
     let synced = shell.store.sync().await;
     synced.map_err(|error| Fatal::call("kvs.commit", &error))?;
     shell.client.flush().await;
     Ok(code)
+}
+
+/// Lets plugins of all shells say their last: the leader takes what the others have to log.
+async fn end_plugins(
+    shell: &Rc<Shell>,
+    incoming: &mut mpsc::Receiver<Message>,
+) -> Result<(), Fatal> {
+    while !shell.talking.borrow().is_empty() {
+        tokio::select! {
+            message = incoming.recv() => on_incoming(shell, message)?,
+            () = shell.wake.notified() => {}
+        }
+    }
+    rc::native::unload();
+    tell_exit(shell);
+    Ok(())
+}
+
+/// Tells the leader that this shell has nothing more to say, if it might have had.
+fn tell_exit(shell: &Shell) {
+    if shell.extensions.is_some() && !shell.is_leader() {
+        let payload = serde_json::json!({"shell_rank": shell.rank});
+        shell.tell_leader("exited", &payload);
+    }
 }
 
 /// How long processes others started through this shell have to end.

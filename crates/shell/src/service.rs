@@ -61,9 +61,13 @@ struct Lost {
     message: String,
 }
 
+/// How far a shell is.
 #[derive(Deserialize)]
-struct ShellRank {
+struct Progress {
     shell_rank: u32,
+    /// Whether its plugins may have more to say.
+    #[serde(default)]
+    more: bool,
 }
 
 fn on_request(shell: &Rc<Shell>, message: Message) {
@@ -92,8 +96,15 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
             give_credit(shell, message.clone(), request.get("credits").cloned());
         }),
         "doom" => payload::<Map<String, Value>>(&message).map(|info| on_doom(shell, info)),
-        "tasks-complete" => payload(&message).map(|ShellRank { shell_rank }| {
+        "tasks-complete" => payload(&message).map(|Progress { shell_rank, more }| {
+            if more {
+                shell.talking.borrow_mut().insert(shell_rank);
+            }
             shell.shells_done.borrow_mut().insert(shell_rank);
+            shell.wake.notify_one();
+        }),
+        "exited" => payload(&message).map(|Progress { shell_rank, .. }| {
+            shell.talking.borrow_mut().remove(shell_rank);
             shell.wake.notify_one();
         }),
         "exception" => payload(&message).map(|lost| {
@@ -115,6 +126,7 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
             }
             Ok(())
         }
+        _ if crate::rc::native::deliver(&message) => Ok(()),
         _ => Err(RpcError::new(
             Errno::ENOSYS,
             proto::refusal::no_method(message.topic_str()),
@@ -162,6 +174,7 @@ fn on_lost(shell: &Rc<Shell>, lost: &Lost) {
         shell.log.write(level, Some("exception"), &lost.message);
     }
     shell.shells_done.borrow_mut().insert(lost.shell_rank);
+    shell.talking.borrow_mut().remove(lost.shell_rank);
     if let Some(coprocesses) = &*shell.coprocesses.borrow() {
         coprocesses.forget(lost.shell_rank);
     }

@@ -72,6 +72,8 @@ pub(crate) struct Shell {
     pub(crate) running: Cell<u32>,
     /// Shells that reported their tasks' end, on the leader.
     pub(crate) shells_done: RefCell<IdSet>,
+    /// Those of them whose plugins may have more to say, on the leader.
+    pub(crate) talking: RefCell<IdSet>,
     pub(crate) first_exit: Cell<bool>,
     pub(crate) pmi: RefCell<Option<Pmi>>,
     pub(crate) ptys: Ptys,
@@ -307,6 +309,11 @@ impl Shell {
 
     /// Whether all there is to do is done.
     pub(crate) fn is_done(&self) -> bool {
+        self.tasks_are_done() && !crate::rc::native::lingers()
+    }
+
+    /// Whether all tasks this shell is to wait for have ended.
+    pub(crate) fn tasks_are_done(&self) -> bool {
         self.running.get() == 0
             && (!self.is_leader() || self.shells_done.borrow().len() as u32 == self.size())
     }

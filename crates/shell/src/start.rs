@@ -113,7 +113,7 @@ pub(crate) async fn set_up(
         }
         None => job.environment(),
     };
-    job.map_tasks()?;
+    job.map_tasks(extensions.as_ref())?;
     let mut warnings = job.warnings.clone();
     // Read when the job ends, which is late to say that it is wrong.
     crate::rexec_timeout(&job)?;
@@ -161,6 +161,7 @@ pub(crate) async fn set_up(
         tasks: RefCell::default(),
         running: Cell::new(0),
         shells_done: RefCell::new(IdSet::new()),
+        talking: RefCell::new(IdSet::new()),
         first_exit: Cell::new(false),
         pmi: RefCell::new(None),
         ptys,
@@ -174,14 +175,11 @@ pub(crate) async fn set_up(
         wake: tokio::sync::Notify::new(),
         job,
     });
+    rc::native::attach(&shell);
     write_headers(&shell);
-    // The log holds the shell weakly, since the shell holds the log.
-    let sink = Rc::downgrade(&shell);
-    shell.log.set_sink(move |context| {
-        if let Some(shell) = sink.upgrade() {
-            shell.write_log(context);
-        }
-    });
+    if shell.is_leader() {
+        open_log(&shell);
+    }
     if shell.ptys.rank_0_added {
         let text = "adding pty to rank 0 for interactive support";
         shell.log.write(Level::Warn, Some("pty"), text);
@@ -407,6 +405,27 @@ fn write_headers(shell: &Shell) {
     }
 }
 
+/// Sends log lines to the job's output from now on, those held back first. The other shells do so
+/// once the leader is there to take them.
+pub(crate) fn open_log(shell: &Rc<Shell>) {
+    // The log holds the shell weakly, since the shell holds the log.
+    let sink = Rc::downgrade(shell);
+    shell.log.set_sink(move |context| {
+        if let Some(shell) = sink.upgrade() {
+            shell.write_log(context);
+        }
+    });
+}
+
+/// Adds what plugins add to an event.
+fn add_context(shell: &Shell, event: &str, context: &mut Value) {
+    if let Some(extensions) = &shell.extensions
+        && let Value::Object(context) = context
+    {
+        context.extend(extensions.context(event));
+    }
+}
+
 /// Starts the tasks, with the events and barriers around that.
 pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
     let alone = shell.size() == 1;
@@ -422,6 +441,9 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
         sync(shell).await?;
         barrier(shell).await?;
     }
+    if !shell.is_leader() {
+        open_log(shell);
+    }
     crate::hwloc::export(shell).await?;
     shell.hook("shell.post-init", None)?;
     if shell.is_leader() {
@@ -436,6 +458,7 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
                 context["capture"] = 1.into();
             }
         }
+        add_context(shell, "shell.init", &mut context);
         shell.store.add(key::EXEC, "shell.init", object(context));
         if !alone {
             shell.store.flush();
@@ -467,6 +490,7 @@ pub(crate) async fn start_tasks(shell: &Rc<Shell>) -> Result<(), Fatal> {
             // The tasks wait for a tool.
             context["sync"] = true.into();
         }
+        add_context(shell, "shell.start", &mut context);
         shell.store.add(key::EXEC, "shell.start", object(context));
         // One commit for all the beginnings, and for the ends too if they come at once; what the
         // tasks write comes later in any case.

@@ -373,7 +373,8 @@ fn on_all_complete(shell: &Rc<Shell>) {
     if shell.is_leader() {
         shell.shells_done.borrow_mut().insert(0);
     } else {
-        let payload = json!({"shell_rank": shell.rank});
+        let more = shell.extensions.is_some();
+        let payload = json!({"shell_rank": shell.rank, "more": more});
         shell.tell_leader("tasks-complete", &payload);
     }
     shell.wake.notify_one();
@@ -407,13 +408,17 @@ pub(crate) fn watch_exit(shell: &Rc<Shell>, who: &str, how: &str, status: i32) {
     let Some(timeout) = shell.exit_timeout else {
         return;
     };
-    if shell.is_done() || (shell.size() == 1 && shell.running.get() <= 1) {
+    if shell.tasks_are_done() || (shell.size() == 1 && shell.running.get() <= 1) {
         return;
     }
     let shell = shell.clone();
     let note = format!("{command}: {who} exited{how} and exit-timeout=");
     tokio::task::spawn_local(async move {
         tokio::time::sleep(timeout).await;
+        if shell.tasks_are_done() {
+            // What keeps the shell is no task.
+            return;
+        }
         let seconds = types::fsd::format_g(timeout.as_secs_f64(), 6);
         let note = format!("{note}{seconds}s has expired");
         raise(&shell, note, status);

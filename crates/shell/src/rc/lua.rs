@@ -310,7 +310,7 @@ fn loading(lua: &Lua, raw: &Table, state: &Rc<State>, plugins: &Registry) -> mlu
                 mlua::Value::Nil => None,
                 conf => Some(from_lua(&conf)?),
             };
-            super::load_plugin(&own, &all, &path, conf.as_ref())
+            super::native::load(&own, &all, &path, conf.as_ref())
         },
     )
 }

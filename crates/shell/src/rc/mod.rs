@@ -6,6 +6,7 @@
 //! change is taken over by the shell after the scripts have run, and after each topic.
 
 mod lua;
+pub(crate) mod native;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use types::JobId;
 use types::glob::matches;
 
@@ -57,6 +58,17 @@ pub(crate) struct Origin<'a> {
 enum Handlers {
     /// Patterns of topics, with functions.
     Lua(Vec<(String, mlua::Function)>),
+    /// A plugin in C.
+    Native(native::Loaded),
+}
+
+impl Handlers {
+    fn want(&self, topic: &str) -> bool {
+        match self {
+            Handlers::Lua(handlers) => handlers.iter().any(|(pattern, _)| matches(pattern, topic)),
+            Handlers::Native(loaded) => loaded.wants(topic),
+        }
+    }
 }
 
 /// Something that is told of topics.
@@ -73,18 +85,6 @@ fn add(plugins: &Registry, plugin: Plugin) {
     let mut plugins = plugins.borrow_mut();
     plugins.retain(|other| other.name != plugin.name);
     plugins.push(Rc::new(plugin));
-}
-
-/// Loads a plugin in C. Errors name the file.
-fn load_plugin(
-    _state: &Rc<State>,
-    _plugins: &Registry,
-    path: &str,
-    _conf: Option<&Value>,
-) -> Result<(), String> {
-    Err(format!(
-        "plugin.load: {path}: plugins in C are not supported by this shell yet"
-    ))
 }
 
 /// Scripts and plugins of a job that has some.
@@ -207,9 +207,29 @@ fn facts(origin: &Origin<'_>, script: Option<&Path>, rcdirs: &[PathBuf]) -> Fact
         info: info.as_object().cloned().unwrap_or_default(),
         ranks: (0..job.size()).map(|rank| job.rank_info(rank)).collect(),
         rank: origin.rank,
+        jobspec_info: jobspec_info(job),
         rcpath: rcpath(script).display().to_string(),
         rcdirs: directories.join(":"),
     }
+}
+
+/// What plugins see of the jobspec without reading it.
+fn jobspec_info(job: &Job) -> Value {
+    let slots = job.jobspec.slots().ok();
+    let fixed = |range: Option<u64>| range.map_or(-1, |number| i64::try_from(number).unwrap_or(-1));
+    let nnodes = job.jobspec.nnodes();
+    let per_node = nnodes.and_then(|nodes| u64::from(job.nslots).checked_div(nodes));
+    let gpus = slots.as_ref().and_then(|slots| slots.gpus.fixed());
+    serde_json::json!({
+        "version": 1,
+        "ntasks": job.ntasks,
+        "nslots": job.nslots,
+        "cores_per_slot": job.cores_per_slot,
+        "gpus_per_slot": gpus.unwrap_or(0),
+        "nnodes": fixed(nnodes),
+        "slots_per_node": fixed(per_node),
+        "node_exclusive": slots.is_some_and(|slots| slots.exclusive),
+    })
 }
 
 impl Extensions {
@@ -225,10 +245,8 @@ impl Extensions {
 
     /// Whether any plugin wants to know of a topic.
     pub(crate) fn wants(&self, topic: &str) -> bool {
-        self.plugins.borrow().iter().any(|plugin| {
-            let Handlers::Lua(handlers) = &plugin.handlers;
-            handlers.iter().any(|(pattern, _)| matches(pattern, topic))
-        })
+        let plugins = self.plugins.borrow();
+        plugins.iter().any(|plugin| plugin.handlers.want(topic))
     }
 
     /// Calls all handlers of a topic. `env` is the environment of all tasks, `task` the one the
@@ -244,7 +262,8 @@ impl Extensions {
         self.state.env.swap(env);
         let given = task.as_deref().cloned();
         let outer = self.state.task.replace(given);
-        let result = self.run(topic);
+        let result = run_topic(&self.state, &self.plugins, topic, None);
+        native::take_command();
         let after = self.state.task.replace(outer);
         self.state.env.swap(env);
         if let (Some(task), Some(after)) = (task, after) {
@@ -253,36 +272,82 @@ impl Extensions {
         result
     }
 
-    fn run(&self, topic: &str) -> Result<bool, Fatal> {
-        let plugins = self.plugins.borrow().clone();
-        let mut good = true;
-        for plugin in plugins {
-            let Handlers::Lua(handlers) = &plugin.handlers;
-            let wanted = handlers
+    /// Asks plugins how the tasks are to be distributed by a scheme the shell does not know.
+    /// `None` if none of them knows it. Errors: one of them failed.
+    pub(crate) fn map_tasks(
+        &self,
+        scheme: &str,
+        given: &Map<String, Value>,
+    ) -> Result<Option<Value>, Fatal> {
+        let topic = format!("taskmap.{scheme}");
+        for plugin in self.plugins.borrow().clone() {
+            let Handlers::Native(loaded) = &plugin.handlers else {
+                continue;
+            };
+            if !loaded.wants(&topic) {
+                continue;
+            }
+            let failed = || Fatal::new(format!("failed to map tasks with taskmap={scheme}"));
+            let (good, mut out) = loaded.call(&topic, given).map_err(Fatal::new)?;
+            if let Some(fatal) = self.state.fatal.take() {
+                return Err(fatal);
+            }
+            return match (good, out.shift_remove("taskmap")) {
+                (true, Some(taskmap)) => Ok(Some(taskmap)),
+                _ => Err(failed()),
+            };
+        }
+        Ok(None)
+    }
+
+    /// What plugins add to an event's context.
+    pub(crate) fn context(&self, event: &str) -> Map<String, Value> {
+        let mut contexts = self.state.contexts.borrow_mut();
+        contexts.remove(event).unwrap_or_default()
+    }
+}
+
+/// Calls all handlers of a topic, with arguments of a plugin in C if that is who calls.
+fn run_topic(
+    state: &State,
+    plugins: &Registry,
+    topic: &str,
+    args: Option<foreign::Opaque>,
+) -> Result<bool, Fatal> {
+    let plugins = plugins.borrow().clone();
+    let mut good = true;
+    for plugin in plugins {
+        if !plugin.handlers.want(topic) {
+            continue;
+        }
+        let results = match &plugin.handlers {
+            Handlers::Lua(handlers) => handlers
                 .iter()
-                .filter(|(pattern, _)| matches(pattern, topic));
-            for (_, function) in wanted {
-                let result = lua::handle(function, topic);
-                if let Some(fatal) = self.state.fatal.take() {
-                    return Err(fatal);
-                }
-                good &= matches!(result, Ok(true));
-                let name = &plugin.name;
-                match result {
-                    Ok(true) => {}
-                    Ok(false) => self
-                        .state
-                        .log
-                        .error(format!("plugin '{name}': {topic} failed")),
-                    Err(text) => {
-                        let text = format!("plugin '{name}': {topic} failed: {text}");
-                        self.state.log.error(text);
-                    }
+                .filter(|(pattern, _)| matches(pattern, topic))
+                .map(|(_, function)| lua::handle(function, topic))
+                .collect(),
+            Handlers::Native(loaded) => vec![match args {
+                Some(args) => loaded.call_with(topic, args),
+                None => loaded.call(topic, &Map::new()).map(|(good, _)| good),
+            }],
+        };
+        if let Some(fatal) = state.fatal.take() {
+            return Err(fatal);
+        }
+        let name = &plugin.name;
+        for result in results {
+            good &= matches!(result, Ok(true));
+            match result {
+                Ok(true) => {}
+                Ok(false) => state.log.error(format!("plugin '{name}': {topic} failed")),
+                Err(text) => {
+                    let text = format!("plugin '{name}': {topic} failed: {text}");
+                    state.log.error(text);
                 }
             }
         }
-        Ok(good)
     }
+    Ok(good)
 }
 
 /// Writes out what scripts have printed, which would be lost when the process becomes another.

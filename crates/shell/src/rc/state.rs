@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) ranks: Vec<Map<String, Value>>,
     /// This shell's.
     pub(crate) rank: u32,
+    /// What plugins see of the jobspec without reading it.
+    pub(crate) jobspec_info: Value,
     /// The directory of the first script.
     pub(crate) rcpath: String,
     /// Where further scripts are looked for, separated by colons.
@@ -51,6 +53,8 @@ pub(crate) struct State {
     pub(crate) searchpath: RefCell<String>,
     /// Set by what wants the job to end.
     pub(crate) fatal: RefCell<Option<Fatal>>,
+    /// What plugins add to the contexts of events, by the events' names.
+    pub(crate) contexts: RefCell<BTreeMap<String, Map<String, Value>>>,
     verbosity: Cell<i64>,
 }
 
@@ -71,6 +75,7 @@ impl State {
             task: RefCell::new(None),
             searchpath: RefCell::new(searchpath),
             fatal: RefCell::new(None),
+            contexts: RefCell::default(),
             verbosity: Cell::new(verbosity),
         }
     }

@@ -3,7 +3,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::state::{Current, Facts, State};
-use super::{Registry, lua};
+use super::{Registry, lua, native};
 use crate::log::Log;
 
 fn map(value: Value) -> serde_json::Map<String, Value> {
@@ -15,6 +15,7 @@ fn state() -> Rc<State> {
         info: map(json!({"jobid": 7, "rank": 1, "jobspec": {"tasks": [{"slot": "task"}]}})),
         ranks: vec![map(json!({"id": 0})), map(json!({"id": 1}))],
         rank: 1,
+        jobspec_info: json!({"version": 1}),
         rcpath: "/etc/site".into(),
         rcdirs: "/etc/site/lua.d:".into(),
     };
@@ -261,4 +262,20 @@ fn spectrum_mpi_gets_what_it_wants() {
     assert!(!env.contains_key("OMPI_X"));
     let limits = json!({"stack": 10_485_760});
     assert_eq!(state.option("rlimit"), Some(limits));
+}
+
+#[test]
+fn what_is_no_plugin_in_c_is_named() {
+    let path = std::env::temp_dir().join(format!("no-plugin-{}.so", std::process::id()));
+    std::fs::write(&path, "text").expect("a file of our own");
+    let file = path.display();
+    let (state, plugins) = (state(), Registry::default());
+    let error = native::load(&state, &plugins, &file.to_string(), None);
+    let error = error.expect_err("it is text");
+    assert!(
+        error.starts_with(&format!("plugin.load: {file}: ")),
+        "{error}"
+    );
+    assert!(plugins.borrow().is_empty());
+    std::fs::remove_file(&path).expect("it is there");
 }
