@@ -10,6 +10,9 @@
     reason = "every use of `call!` is a call of foreign code"
 )]
 
+pub mod answer;
+pub mod flux;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 /// A pointer to what only the library looks into: `flux_t`, `flux_plugin_t` and others.

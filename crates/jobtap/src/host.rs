@@ -8,13 +8,14 @@ use std::rc::Rc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use foreign::answer::Aux;
+use foreign::flux::{Args, Connection, Flux, FreeFn, Handler, Plugin};
 use foreign::{Opaque, call};
 use proto::jobtap::{Ask, Order, Report};
 use serde_json::{Map, Value};
 use types::{Errno, JobId};
 
 use crate::interface;
-use crate::library::{Flux, FreeFn, HandlerFn};
 use crate::link::Link;
 
 /// The topics the job manager calls without being asked to.
@@ -46,44 +47,32 @@ pub(crate) fn current() -> Option<Rc<Host>> {
     HOST.with_borrow(Clone::clone)
 }
 
-struct Plugin {
+struct Loaded {
     name: String,
-    pointer: Opaque,
+    plugin: Plugin,
 }
 
 /// A value a plugin keeps with a job.
-struct Aux {
-    plugin: Opaque,
+struct Kept {
+    plugin: Plugin,
     id: JobId,
     name: Option<String>,
-    value: Opaque,
-    free: Option<FreeFn>,
-}
-
-impl Drop for Aux {
-    fn drop(&mut self) {
-        if let Some(free) = self.free
-            && !self.value.is_null()
-        {
-            call!(free, self.value);
-        }
-    }
+    aux: Aux,
 }
 
 struct Service {
-    plugin: Opaque,
-    handler: HandlerFn,
-    arg: Opaque,
+    plugin: Plugin,
+    handler: Handler,
 }
 
 pub(crate) struct Host {
     pub(crate) flux: Flux,
-    pub(crate) handle: Opaque,
+    pub(crate) handle: Connection,
     link: RefCell<Link>,
-    plugins: RefCell<Vec<Plugin>>,
+    plugins: RefCell<Vec<Loaded>>,
     /// The jobs of the callbacks under way, the innermost last.
     jobs: RefCell<Vec<Option<JobId>>>,
-    aux: RefCell<Vec<Aux>>,
+    aux: RefCell<Vec<Kept>>,
     services: RefCell<HashMap<String, Service>>,
     /// In which order the plugin being loaded wants to be told of jobs.
     order: RefCell<Option<String>>,
@@ -99,7 +88,7 @@ pub(crate) fn run() -> Result<(), String> {
         let first = link.receive();
         let found = match &first {
             Order::Load { path, .. } => Flux::find(path).and_then(|flux| {
-                let handle = flux.connect()?;
+                let handle = flux.connect(Some(c"job-manager"))?;
                 Ok((flux, handle))
             }),
             _ => Err("no plugin is loaded".to_owned()),
@@ -197,17 +186,17 @@ impl Host {
 
     fn load(&self, name: String, path: &str, conf: Option<&Map<String, Value>>) -> Report {
         self.order.take();
-        let pointer = match self.flux.plugin(conf) {
-            Ok(pointer) => pointer,
+        let plugin = match self.flux.plugin(conf) {
+            Ok(plugin) => plugin,
             Err(text) => return self.loaded(Some(text)),
         };
         // What it does while it is loaded is done by this name.
-        let plugin = Plugin {
+        let loaded = Loaded {
             name: name.clone(),
-            pointer,
+            plugin,
         };
-        self.plugins.borrow_mut().push(plugin);
-        match self.flux.load(pointer, path) {
+        self.plugins.borrow_mut().push(loaded);
+        match self.flux.load(plugin, path) {
             Ok(()) => self.loaded(None),
             Err(text) => {
                 self.remove(&name);
@@ -218,16 +207,16 @@ impl Host {
 
     fn remove(&self, name: &str) {
         let mut plugins = self.plugins.borrow_mut();
-        let Some(at) = plugins.iter().position(|plugin| plugin.name == name) else {
+        let Some(at) = plugins.iter().position(|loaded| loaded.name == name) else {
             return;
         };
-        let pointer = plugins.remove(at).pointer;
+        let plugin = plugins.remove(at).plugin;
         drop(plugins);
         self.services
             .borrow_mut()
-            .retain(|_, service| service.plugin != pointer);
-        self.drop_aux(|aux| aux.plugin == pointer);
-        self.flux.destroy(pointer);
+            .retain(|_, service| service.plugin != plugin);
+        self.drop_aux(|aux| aux.plugin == plugin);
+        self.flux.destroy(plugin);
     }
 
     fn loaded(&self, error: Option<String>) -> Report {
@@ -235,7 +224,7 @@ impl Host {
         let wanted = |topic: &&&CStr| {
             plugins
                 .iter()
-                .any(|plugin| self.flux.handles(plugin.pointer, topic))
+                .any(|loaded| self.flux.handles(loaded.plugin, topic))
         };
         let topics = TOPICS.iter().filter(wanted);
         Report::Loaded {
@@ -248,12 +237,12 @@ impl Host {
     }
 
     /// The plugins, or the one of this name, in the order they were loaded.
-    fn chosen(&self, name: Option<&str>) -> Vec<Opaque> {
+    fn chosen(&self, name: Option<&str>) -> Vec<Plugin> {
         let plugins = self.plugins.borrow();
         let chosen = plugins
             .iter()
-            .filter(|plugin| name.is_none_or(|name| plugin.name == name));
-        chosen.map(|plugin| plugin.pointer).collect()
+            .filter(|loaded| name.is_none_or(|name| loaded.name == name));
+        chosen.map(|loaded| loaded.plugin).collect()
     }
 
     fn on_call(
@@ -290,16 +279,16 @@ impl Host {
         id: Option<JobId>,
         topic: &CStr,
         plugin: Option<&str>,
-        args: Opaque,
+        args: Args,
     ) -> (bool, bool) {
         self.jobs.borrow_mut().push(id);
         let (mut handled, mut failed) = (false, false);
-        for pointer in self.chosen(plugin) {
-            if !self.flux.handles(pointer, topic) {
+        for plugin in self.chosen(plugin) {
+            if !self.flux.handles(plugin, topic) {
                 continue;
             }
             handled = true;
-            failed = !self.flux.call(pointer, topic, args);
+            failed = !self.flux.call(plugin, topic, args);
             if failed {
                 break;
             }
@@ -314,12 +303,12 @@ impl Host {
             // Its plugin was removed meanwhile; the job manager does not know yet.
             return;
         };
-        let (handler, arg) = (found.handler, found.arg);
+        let handler = found.handler;
         drop(services);
         let delivered = STANDARD
             .decode(data)
             .map_err(|error| error.to_string())
-            .and_then(|frame| self.flux.deliver(self.handle, &frame, handler, arg));
+            .and_then(|frame| self.flux.deliver(self.handle, &frame, handler));
         if let Err(text) = delivered {
             types::complain!("flux-jobtap-host: {service}: {text}");
         }
@@ -362,32 +351,22 @@ impl Host {
         self.jobs.borrow().last().copied().flatten()
     }
 
-    /// What the job manager calls a plugin.
-    pub(crate) fn name_of(&self, plugin: Opaque) -> Option<String> {
+    /// A plugin that was loaded here, with what the job manager calls it.
+    pub(crate) fn find(&self, pointer: Opaque) -> Option<(Plugin, String)> {
         let plugins = self.plugins.borrow();
-        let found = plugins.iter().find(|known| known.pointer == plugin)?;
-        Some(found.name.clone())
+        let found = plugins
+            .iter()
+            .find(|loaded| loaded.plugin.pointer() == pointer)?;
+        Some((found.plugin, found.name.clone()))
     }
 
     pub(crate) fn set_order(&self, order: Option<&str>) {
         self.order.replace(order.map(str::to_owned));
     }
 
-    pub(crate) fn add_service(
-        &self,
-        plugin: Opaque,
-        service: &str,
-        handler: HandlerFn,
-        arg: Opaque,
-    ) {
-        let service_of = Service {
-            plugin,
-            handler,
-            arg,
-        };
-        self.services
-            .borrow_mut()
-            .insert(service.to_owned(), service_of);
+    pub(crate) fn add_service(&self, plugin: Plugin, service: String, handler: Handler) {
+        let of_plugin = Service { plugin, handler };
+        self.services.borrow_mut().insert(service, of_plugin);
     }
 
     // What plugins keep with jobs.
@@ -399,7 +378,7 @@ impl Host {
     /// Keeps a value, in place of one of the same name.
     pub(crate) fn set_aux(
         &self,
-        plugin: Opaque,
+        plugin: Plugin,
         id: JobId,
         name: Option<String>,
         value: Opaque,
@@ -411,30 +390,29 @@ impl Host {
             });
         }
         if !value.is_null() {
-            self.aux.borrow_mut().push(Aux {
+            self.aux.borrow_mut().push(Kept {
                 plugin,
                 id,
                 name,
-                value,
-                free,
+                aux: Aux { value, free },
             });
         }
     }
 
-    pub(crate) fn aux(&self, plugin: Opaque, id: JobId, name: &str) -> Opaque {
+    pub(crate) fn aux(&self, plugin: Plugin, id: JobId, name: &str) -> Opaque {
         let aux = self.aux.borrow();
         let found = aux
             .iter()
             .find(|aux| aux.plugin == plugin && aux.id == id && aux.name.as_deref() == Some(name));
-        found.map_or(ptr::null_mut(), |aux| aux.value)
+        found.map_or(ptr::null_mut(), |kept| kept.aux.value)
     }
 
-    pub(crate) fn delete_aux(&self, plugin: Opaque, id: JobId, value: Opaque) {
-        self.drop_aux(|aux| aux.plugin == plugin && aux.id == id && aux.value == value);
+    pub(crate) fn delete_aux(&self, plugin: Plugin, id: JobId, value: Opaque) {
+        self.drop_aux(|aux| aux.plugin == plugin && aux.id == id && aux.aux.value == value);
     }
 
     /// Drops values. What frees them is a plugin's, and may use this again.
-    fn drop_aux(&self, gone: impl Fn(&Aux) -> bool) {
+    fn drop_aux(&self, gone: impl Fn(&Kept) -> bool) {
         let mut kept = Vec::new();
         let mut dropped = Vec::new();
         for aux in self.aux.take() {

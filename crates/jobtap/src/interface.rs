@@ -6,13 +6,14 @@ use std::ffi::{CString, c_char, c_int, c_uint};
 use std::ptr;
 use std::rc::Rc;
 
+use foreign::answer::{self, pointer, status};
+use foreign::flux::{ARG_OUT, Args, Flux, FreeFn, Handler, HandlerFn, Plugin};
 use foreign::{Opaque, call};
 use proto::jobtap::Ask;
 use serde_json::{Map, Value, json};
 use types::{Errno, JobId};
 
 use crate::host::{Host, current};
-use crate::library::{ARG_OUT, Flux, FreeFn, HandlerFn};
 
 /// `FLUX_JOBTAP_CURRENT_JOB`.
 const CURRENT_JOB: u64 = u64::MAX;
@@ -94,45 +95,23 @@ pub(crate) fn offer(flux: &Flux) -> Result<(), String> {
     Ok(())
 }
 
-fn set_errno(errno: Errno) {
-    // SAFETY: the address is this thread's own.
-    #[expect(unsafe_code, reason = "errno")]
-    unsafe {
-        *libc::__errno_location() = errno.0;
-    }
-}
-
-/// What C gets: 0, or −1 and `errno`.
-fn status(result: Result<(), Errno>) -> c_int {
-    match result {
-        Ok(()) => 0,
-        Err(errno) => {
-            set_errno(errno);
-            -1
-        }
-    }
-}
-
 /// A plugin in the middle of a call.
 struct Caller {
     host: Rc<Host>,
-    plugin: Opaque,
+    plugin: Plugin,
     name: String,
 }
 
 /// Errors: `EINVAL` without a plugin that was loaded here.
 fn caller(plugin: Opaque) -> Result<Caller, Errno> {
     let host = current().ok_or(Errno::EINVAL)?;
-    let name = host.name_of(plugin).ok_or(Errno::EINVAL)?;
+    let (plugin, name) = host.find(plugin).ok_or(Errno::EINVAL)?;
     Ok(Caller { host, plugin, name })
 }
 
 /// A string that has to be there. Errors: `EINVAL`.
 fn string(text: *const c_char) -> Result<String, Errno> {
-    match text.is_null() {
-        true => Err(Errno::EINVAL),
-        false => Ok(call!(foreign::text, text)),
-    }
+    call!(answer::string, text)
 }
 
 impl Caller {
@@ -159,13 +138,7 @@ impl Caller {
 }
 
 extern "C" fn get_flux(plugin: Opaque) -> Opaque {
-    match caller(plugin) {
-        Ok(caller) => caller.host.handle,
-        Err(errno) => {
-            set_errno(errno);
-            ptr::null_mut()
-        }
-    }
+    pointer(caller(plugin).map(|caller| caller.host.handle.pointer()))
 }
 
 extern "C" fn service_register(
@@ -178,8 +151,8 @@ extern "C" fn service_register(
     let register = || {
         let caller = caller(plugin)?;
         let method = string(method)?;
-        let handler = handler.ok_or(Errno::EINVAL)?;
-        let own = caller.host.flux.plugin_name(plugin);
+        let function = handler.ok_or(Errno::EINVAL)?;
+        let own = caller.host.flux.plugin_name(caller.plugin);
         let name = match own.is_empty() {
             true => caller.name.trim_end_matches(".so").to_owned(),
             false => own,
@@ -190,7 +163,8 @@ extern "C" fn service_register(
             service: service.clone(),
             rolemask,
         })?;
-        caller.host.add_service(plugin, &service, handler, arg);
+        let handler = Handler { function, arg };
+        caller.host.add_service(caller.plugin, service, handler);
         Ok(())
     };
     status(register())
@@ -223,11 +197,19 @@ extern "C" fn reprioritize_job(plugin: Opaque, id: u64, priority: c_uint) -> c_i
     status(ask())
 }
 
+/// Arguments a plugin passes on. Errors: `EINVAL` for NULL.
+fn given(args: Opaque) -> Result<Args, Errno> {
+    match args.is_null() {
+        true => Err(Errno::EINVAL),
+        false => Ok(call!(Args::from_pointer, args)),
+    }
+}
+
 /// Puts something out.
 fn put(caller: &Caller, args: Opaque, key: &str, value: Value) -> Result<(), Errno> {
     let mut out = Map::new();
     out.insert(key.to_owned(), value);
-    match !args.is_null() && caller.host.flux.set_args(args, ARG_OUT, &out) {
+    match caller.host.flux.set_args(given(args)?, ARG_OUT, &out) {
         true => Ok(()),
         false => Err(Errno::EINVAL),
     }
@@ -246,7 +228,7 @@ extern "C" fn refuse(plugin: Opaque, args: Opaque, text: *const c_char, rejects:
             (false, _) => call!(foreign::text, text),
             (true, 0) => return Ok(()),
             (true, _) => {
-                let own = caller.host.flux.plugin_name(plugin);
+                let own = caller.host.flux.plugin_name(caller.plugin);
                 format!("rejected by job-manager plugin '{own}'")
             }
         };
@@ -301,10 +283,7 @@ extern "C" fn aux_get(plugin: Opaque, id: u64, name: *const c_char) -> Opaque {
             false => Ok(value),
         }
     };
-    get().unwrap_or_else(|errno| {
-        set_errno(errno);
-        ptr::null_mut()
-    })
+    pointer(get())
 }
 
 extern "C" fn aux_delete(plugin: Opaque, id: u64, value: Opaque) -> c_int {
@@ -397,14 +376,14 @@ extern "C" fn lookup(plugin: Opaque, id: u64) -> Opaque {
         let caller = caller(plugin)?;
         let id = caller.job(id)?;
         match caller.host.ask(Ask::Lookup { id })? {
-            Value::Object(args) => caller.host.flux.args(&args).ok_or(Errno::ENOMEM),
+            Value::Object(args) => {
+                let args = caller.host.flux.args(&args).ok_or(Errno::ENOMEM)?;
+                Ok(args.pointer())
+            }
             _ => Err(Errno::EPROTO),
         }
     };
-    ask().unwrap_or_else(|errno| {
-        set_errno(errno);
-        ptr::null_mut()
-    })
+    pointer(ask())
 }
 
 extern "C" fn result(plugin: Opaque, id: u64, result: *mut c_int) -> c_int {
@@ -418,15 +397,7 @@ extern "C" fn result(plugin: Opaque, id: u64, result: *mut c_int) -> c_int {
         let bit = found.as_i64().and_then(|bit| c_int::try_from(bit).ok());
         bit.ok_or(Errno::EPROTO)
     };
-    let found = ask();
-    if let Ok(bit) = found {
-        // SAFETY: it is not null, and a plugin gives the address of its own variable.
-        #[expect(unsafe_code, reason = "a result by pointer")]
-        unsafe {
-            *result = bit;
-        }
-    }
-    status(found.map(drop))
+    status(ask().map(|bit| call!(answer::put, result, bit)))
 }
 
 extern "C" fn event_posted(plugin: Opaque, id: u64, name: *const c_char) -> c_int {
@@ -494,7 +465,8 @@ extern "C" fn call_others(plugin: Opaque, id: u64, topic: *const c_char, args: O
     let call = || {
         let caller = caller(plugin)?;
         let topic = string(topic)?;
-        if args.is_null() || topic.starts_with("job.") {
+        let args = given(args)?;
+        if topic.starts_with("job.") {
             return Err(Errno::EINVAL);
         }
         let id = caller.known(id)?;

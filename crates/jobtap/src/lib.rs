@@ -11,7 +11,6 @@
 
 mod host;
 mod interface;
-mod library;
 mod link;
 
 use std::ffi::OsString;

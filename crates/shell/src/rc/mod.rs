@@ -312,7 +312,7 @@ fn run_topic(
     state: &State,
     plugins: &Registry,
     topic: &str,
-    args: Option<foreign::Opaque>,
+    args: Option<foreign::flux::Args>,
 ) -> Result<bool, Fatal> {
     let plugins = plugins.borrow().clone();
     let mut good = true;

@@ -2,35 +2,36 @@
 //!
 //! They run in the shell itself, which is the job's own process: what they do to it they do to
 //! their job. They are linked to `libflux-core.so`, which comes with them. What they call of the
-//! shell is in `interface.c`, which makes text of variable arguments, and behind it in [`table`].
+//! shell is in `interface.c`, which makes text of variable arguments, and behind it in `table`, `tasks` and `messages`.
 //! A plugin that ends the job leaves its own functions for good, by a jump over nothing but C.
 //!
 //! A plugin that wants a `flux_t` gets a connection of its own, whose reactor is looked at every
 //! [`PERIOD`]; jobs without such a plugin do not pay for it.
 
+mod messages;
 mod table;
+mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int};
 use std::ptr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use foreign::{ErrorText, Library, Opaque, call, function};
+use foreign::answer::Aux;
+use foreign::flux::{Args, CallFn, Connection, Flux, Handler, Plugin};
+use foreign::{Opaque, call, function};
 use serde_json::{Map, Value};
 
+use super::Registry;
 use super::state::State;
-use super::{Plugin, Registry};
 use crate::shell::Shell;
 
 /// How often plugins' timers and messages are looked at.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// The library plugins are linked to.
-const LIBRARY: &str = "libflux-core.so.2";
-
-/// Libraries beside it that plugins take for granted, since the reference's shell has them.
+/// Libraries beside the client library that plugins take for granted, since the reference's shell has them.
 const OTHERS: [&str; 4] = [
     "libflux-idset.so.1",
     "libflux-hostlist.so.1",
@@ -38,19 +39,8 @@ const OTHERS: [&str; 4] = [
     "libflux-optparse.so.1",
 ];
 
-/// `FLUX_PLUGIN_RTLD_NOW`: what a plugin misses is said when it is loaded.
-const LOAD_NOW: c_int = 2;
-
-/// `FLUX_PLUGIN_ARG_*`: which arguments of a callback.
-const ARG_IN: c_int = 0;
-const ARG_OUT: c_int = 1;
-
 /// `FLUX_REACTOR_NOWAIT`.
 const NOWAIT: c_int = 1;
-
-type PluginCall = unsafe extern "C" fn(Opaque, *const c_char, Opaque) -> c_int;
-type FreeFn = unsafe extern "C" fn(Opaque);
-type HandlerFn = unsafe extern "C" fn(Opaque, Opaque, *const c_void, Opaque);
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Native>>> = const { RefCell::new(None) };
@@ -58,11 +48,11 @@ thread_local! {
 
 #[expect(unsafe_code, reason = "defined in interface.c")]
 mod c {
-    use super::{Opaque, PluginCall, c_char, c_int};
+    use super::{CallFn, Opaque, c_char, c_int};
 
     unsafe extern "C" {
         pub(super) fn ferroflux_shell_call(
-            call: PluginCall,
+            call: CallFn,
             plugin: Opaque,
             text: *const c_char,
             args: Opaque,
@@ -75,34 +65,18 @@ mod c {
     }
 }
 
-/// A value plugins share.
-struct Aux {
-    value: Opaque,
-    free: Option<FreeFn>,
-}
-
-impl Drop for Aux {
-    fn drop(&mut self) {
-        if let Some(free) = self.free
-            && !self.value.is_null()
-        {
-            call!(free, self.value);
-        }
-    }
-}
-
 /// What all plugins in C have in common.
 pub(super) struct Native {
-    library: Library,
+    flux: Flux,
     state: Rc<State>,
     plugins: Registry,
     shell: RefCell<Weak<Shell>>,
     /// `flux_t`, once a plugin wanted one.
-    handle: Cell<Opaque>,
+    handle: Cell<Option<Connection>>,
     aux: RefCell<BTreeMap<String, Aux>>,
     /// Strings given out, which live as long as the shell.
     strings: RefCell<BTreeSet<CString>>,
-    services: RefCell<BTreeMap<String, (HandlerFn, Opaque)>>,
+    services: RefCell<BTreeMap<String, Handler>>,
     /// What keeps the shell from ending, and how often.
     references: RefCell<BTreeMap<String, u32>>,
     /// The task after which the next one comes.
@@ -127,7 +101,7 @@ fn current() -> Option<Rc<Native>> {
 /// A loaded plugin.
 pub(super) struct Loaded {
     native: Rc<Native>,
-    pointer: Opaque,
+    plugin: Plugin,
 }
 
 /// Loads a plugin. Errors name the file.
@@ -142,18 +116,18 @@ pub(super) fn load(
         None => {
             let native = Rc::new(Native::new(state, plugins, path)?);
             CURRENT.set(Some(native.clone()));
-            table::offer(&native.library)?;
+            table::offer(&native.flux)?;
             native
         }
     };
-    let pointer = native.load(path, conf)?;
-    let name = native.name_of(pointer);
+    let plugin = native.load(path, conf)?;
+    let name = native.flux.plugin_name(plugin);
     let name = match name.is_empty() {
         true => path.rsplit('/').next().unwrap_or(path).to_owned(),
         false => name,
     };
-    let handlers = super::Handlers::Native(Loaded { native, pointer });
-    super::add(plugins, Plugin { name, handlers });
+    let handlers = super::Handlers::Native(Loaded { native, plugin });
+    super::add(plugins, super::Plugin { name, handlers });
     Ok(())
 }
 
@@ -192,10 +166,10 @@ pub(crate) fn deliver(message: &wire::Message) -> bool {
         return false;
     };
     let found = native.services.borrow().get(method).copied();
-    let Some((handler, arg)) = found else {
+    let Some(handler) = found else {
         return false;
     };
-    if let Err(text) = native.deliver(message, handler, arg) {
+    if let Err(text) = native.deliver(message, handler) {
         native.state.log.error(format!("{method}: {text}"));
     }
     true
@@ -207,12 +181,9 @@ pub(crate) fn unload() {
     // What they free may log, or ask for the shell once more.
     CURRENT.set(Some(native.clone()));
     let plugins = native.plugins.take();
-    let Ok(destroy) = function!(native.library, c"flux_plugin_destroy", fn(Opaque) -> ()) else {
-        return;
-    };
     for plugin in plugins {
         if let super::Handlers::Native(loaded) = &plugin.handlers {
-            call!(destroy, loaded.pointer);
+            native.flux.destroy(loaded.plugin);
         }
     }
     native.aux.take();
@@ -222,15 +193,7 @@ pub(crate) fn unload() {
 impl Loaded {
     /// Whether it is there for a topic.
     pub(super) fn wants(&self, topic: &str) -> bool {
-        let find = function!(
-            self.native.library,
-            c"flux_plugin_match_handler",
-            fn(Opaque, *const c_char) -> Opaque
-        );
-        let (Ok(find), Ok(topic)) = (find, string(topic)) else {
-            return false;
-        };
-        !call!(find, self.pointer, topic.as_ptr()).is_null()
+        string(topic).is_ok_and(|topic| self.native.flux.handles(self.plugin, &topic))
     }
 
     /// Calls it. Returns whether it is content, and what it put out.
@@ -239,31 +202,24 @@ impl Loaded {
         topic: &str,
         given: &Map<String, Value>,
     ) -> Result<(bool, Map<String, Value>), String> {
-        let args = self.native.args(given)?;
+        let flux = &self.native.flux;
+        let args = flux.args(given).ok_or("out of memory")?;
         let good = self.call_with(topic, args);
-        let out = self.native.out(args);
-        let destroy = function!(
-            self.native.library,
-            c"flux_plugin_arg_destroy",
-            fn(Opaque) -> ()
-        )?;
-        call!(destroy, args);
-        Ok((good?, out?))
+        let out = flux.out(args);
+        flux.destroy_args(args);
+        Ok((good?, out))
     }
 
-    pub(super) fn call_with(&self, topic: &str, args: Opaque) -> Result<bool, String> {
-        let function = function!(
-            self.native.library,
-            c"flux_plugin_call",
-            fn(Opaque, *const c_char, Opaque) -> c_int
-        )?;
+    /// Calls it with arguments of the library. Returns whether it is content.
+    pub(super) fn call_with(&self, topic: &str, args: Args) -> Result<bool, String> {
+        let function = self.native.flux.call_function();
         let topic = string(topic)?;
         let rc = call!(
             c::ferroflux_shell_call,
             function,
-            self.pointer,
+            self.plugin.pointer(),
             topic.as_ptr(),
-            args
+            args.pointer()
         );
         Ok(rc >= 0)
     }
@@ -281,24 +237,14 @@ extern "C" fn load_file(plugin: Opaque, path: *const c_char, load: Opaque) -> c_
 
 impl Native {
     fn new(state: &Rc<State>, plugins: &Registry, path: &str) -> Result<Native, String> {
-        let library = Library::open(LIBRARY)
-            .or_else(|_| Library::open_with(path, libc::RTLD_LAZY | libc::RTLD_GLOBAL))
-            .map_err(|text| format!("plugin.load: {text}"))?;
-        let directory = library.directory(c"flux_plugin_create");
-        for name in OTHERS {
-            let beside = directory
-                .as_ref()
-                .map(|directory| format!("{directory}/{name}"));
-            // A plugin that needs what is not there says so when it is loaded.
-            let _missing =
-                Library::open(name).or_else(|_| Library::open(&beside.unwrap_or_default()));
-        }
+        let flux = Flux::find(path).map_err(|text| format!("plugin.load: {text}"))?;
+        flux.open_beside(&OTHERS);
         Ok(Native {
-            library,
+            flux,
             state: state.clone(),
             plugins: plugins.clone(),
             shell: RefCell::default(),
-            handle: Cell::new(ptr::null_mut()),
+            handle: Cell::new(None),
             aux: RefCell::default(),
             strings: RefCell::default(),
             services: RefCell::default(),
@@ -311,159 +257,54 @@ impl Native {
         })
     }
 
-    fn load(&self, path: &str, conf: Option<&Value>) -> Result<Opaque, String> {
-        let library = &self.library;
-        let create = function!(library, c"flux_plugin_create", fn() -> Opaque)?;
-        let plugin = call!(create);
-        if plugin.is_null() {
-            return Err("out of memory".to_owned());
-        }
-        if let Some(conf) = conf {
-            let set = function!(
-                library,
-                c"flux_plugin_set_conf",
-                fn(Opaque, *const c_char) -> c_int
-            )?;
-            let conf = string(&conf.to_string())?;
-            if call!(set, plugin, conf.as_ptr()) < 0 {
-                return Err(format!("plugin.load: {path}: {}", self.error_of(plugin)));
-            }
-        }
-        let set = function!(
-            library,
-            c"flux_plugin_set_flags",
-            fn(Opaque, c_int) -> c_int
-        )?;
-        call!(set, plugin, LOAD_NOW);
+    fn load(&self, path: &str, conf: Option<&Value>) -> Result<Plugin, String> {
+        let failed = |text: String| format!("plugin.load: {path}: {text}");
+        // What is a table in Lua may be an empty list here.
+        let conf = conf.map(|conf| conf.as_object().cloned().unwrap_or_default());
+        let plugin = self.flux.plugin(conf.as_ref()).map_err(failed)?;
         let file = string(path)?;
-        let load = library.symbol(c"flux_plugin_load_dso")?;
+        let load = self.flux.symbol(c"flux_plugin_load_dso")?;
         let rc = call!(
             c::ferroflux_shell_call,
             load_file,
-            plugin,
+            plugin.pointer(),
             file.as_ptr(),
             load
         );
         match rc {
-            ..0 => Err(format!("plugin.load: {path}: {}", self.error_of(plugin))),
+            ..0 => Err(failed(self.flux.plugin_error(plugin))),
             _ => Ok(plugin),
         }
     }
 
-    fn name_of(&self, plugin: Opaque) -> String {
-        let get = function!(
-            self.library,
-            c"flux_plugin_get_name",
-            fn(Opaque) -> *const c_char
-        );
-        get.map_or_else(
-            |_| String::new(),
-            |get| call!(foreign::text, call!(get, plugin)),
-        )
-    }
-
-    fn error_of(&self, plugin: Opaque) -> String {
-        let get = function!(
-            self.library,
-            c"flux_plugin_strerror",
-            fn(Opaque) -> *const c_char
-        );
-        get.map_or_else(|text| text, |get| call!(foreign::text, call!(get, plugin)))
-    }
-
-    fn args(&self, given: &Map<String, Value>) -> Result<Opaque, String> {
-        let create = function!(self.library, c"flux_plugin_arg_create", fn() -> Opaque)?;
-        let set = function!(
-            self.library,
-            c"flux_plugin_arg_set",
-            fn(Opaque, c_int, *const c_char) -> c_int
-        )?;
-        let args = call!(create);
-        let json = string(&Value::Object(given.clone()).to_string())?;
-        match args.is_null() || call!(set, args, ARG_IN, json.as_ptr()) < 0 {
-            true => Err("out of memory".to_owned()),
-            false => Ok(args),
-        }
-    }
-
-    fn out(&self, args: Opaque) -> Result<Map<String, Value>, String> {
-        let get = function!(
-            self.library,
-            c"flux_plugin_arg_get",
-            fn(Opaque, c_int, *mut *mut c_char) -> c_int
-        )?;
-        let mut json: *mut c_char = ptr::null_mut();
-        if call!(get, args, ARG_OUT, &mut json) < 0 || json.is_null() {
-            return Ok(Map::new());
-        }
-        let text = call!(foreign::text, json);
-        call!(libc::free, json.cast());
-        Ok(serde_json::from_str(&text).unwrap_or_default())
-    }
-
     /// The plugins' own connection. Errors: the library's text.
-    fn connect(&self) -> Result<Opaque, String> {
-        let known = self.handle.get();
-        if !known.is_null() {
+    fn connect(&self) -> Result<Connection, String> {
+        if let Some(known) = self.handle.get() {
             return Ok(known);
         }
-        let open = function!(
-            self.library,
-            c"flux_open_ex",
-            fn(*const c_char, c_int, *mut ErrorText) -> Opaque
-        )?;
-        let mut error = ErrorText::new();
-        let handle = call!(open, ptr::null(), 0, &mut error);
-        if handle.is_null() {
-            return Err(format!("flux_open: {}", error.text()));
-        }
-        self.handle.set(handle);
+        let handle = self.flux.connect(None)?;
+        self.handle.set(Some(handle));
         Ok(handle)
     }
 
     fn run_reactor(&self) {
-        let handle = self.handle.get();
-        if handle.is_null() {
+        let Some(handle) = self.handle.get() else {
             return;
-        }
-        let get = function!(self.library, c"flux_get_reactor", fn(Opaque) -> Opaque);
-        let run = function!(
-            self.library,
-            c"flux_reactor_run",
-            fn(Opaque, c_int) -> c_int
-        );
-        if let (Ok(get), Ok(run)) = (get, run) {
-            let reactor = call!(get, handle);
+        };
+        let run = function!(self.flux, c"flux_reactor_run", fn(Opaque, c_int) -> c_int);
+        if let (Ok(reactor), Ok(run)) = (self.flux.reactor(handle), run) {
             // A watcher that failed has logged why.
             call!(c::ferroflux_shell_run, run, reactor, NOWAIT);
         }
     }
 
-    fn deliver(
-        &self,
-        message: &wire::Message,
-        handler: HandlerFn,
-        arg: Opaque,
-    ) -> Result<(), String> {
+    fn deliver(&self, message: &wire::Message, handler: Handler) -> Result<(), String> {
         /// The length of what precedes a message in the framing of the local connector.
         const HEADER: usize = 8;
-        let handle = self.connect()?;
-        let decode = function!(
-            self.library,
-            c"flux_msg_decode",
-            fn(*const c_void, usize) -> Opaque
-        )?;
-        let release = function!(self.library, c"flux_msg_decref", fn(*const c_void) -> ())?;
         let mut frame = bytes::BytesMut::new();
         wire::encode_stream(message, &mut frame);
-        let frame = &frame[HEADER..];
-        let decoded = call!(decode, frame.as_ptr().cast(), frame.len());
-        if decoded.is_null() {
-            return Err("a request cannot be decoded".to_owned());
-        }
-        call!(handler, handle, ptr::null_mut(), decoded.cast_const(), arg);
-        call!(release, decoded.cast_const());
-        Ok(())
+        self.flux
+            .deliver(self.connect()?, &frame[HEADER..], handler)
     }
 
     fn lingers(&self) -> bool {
@@ -487,6 +328,6 @@ impl Native {
 /// Takes over what plugins have changed in the command of the task a topic is about.
 pub(super) fn take_command() {
     if let Some(native) = current() {
-        table::take_command(&native);
+        tasks::take_command(&native);
     }
 }

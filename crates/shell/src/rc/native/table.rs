@@ -6,18 +6,20 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
 
+use foreign::answer::{self, Aux, give, number, pointer, status};
+use foreign::flux::{Args, Connection, Flux, FreeFn, HandlerFn};
 use foreign::{Library, Opaque, call, function};
 use serde_json::{Map, Value};
 use types::Errno;
 
-use super::{Aux, FreeFn, HandlerFn, Native, current};
+use super::messages::{event_handler, rpc, service};
+use super::tasks::{IoFn, channel_subscribe, command_changed, task, task_info, task_part};
+use super::{Native, current};
 use crate::fatal::Fatal;
 use crate::log::{Level, Place};
 use crate::mustache::{self, Scope};
 use crate::rc::state::set_variable;
 use crate::shell::Shell;
-
-type IoFn = unsafe extern "C" fn(Opaque, *const c_char, Opaque);
 
 /// What can be had as JSON (`enum document`).
 const OPTION: c_int = 0;
@@ -26,13 +28,6 @@ const SHELL_INFO: c_int = 2;
 const JOBSPEC_INFO: c_int = 3;
 const RANK_INFO: c_int = 4;
 const TASK_INFO: c_int = 5;
-
-/// Which task.
-const CURRENT_TASK: c_int = 0;
-const FIRST_TASK: c_int = 1;
-
-/// Which part of a task.
-const COMMAND: c_int = 0;
 
 /// `struct table` of `interface.c`, in its order.
 #[repr(C)]
@@ -77,12 +72,12 @@ mod c {
 }
 
 /// Makes plugins find what they call.
-pub(super) fn offer(library: &Library) -> Result<(), String> {
+pub(super) fn offer(flux: &Flux) -> Result<(), String> {
     let json = [
-        library.symbol(c"json_loads")?,
-        library.symbol(c"json_vunpack_ex")?,
-        library.symbol(c"json_vpack_ex")?,
-        library.symbol(c"json_dumps")?,
+        flux.symbol(c"json_loads")?,
+        flux.symbol(c"json_vunpack_ex")?,
+        flux.symbol(c"json_vpack_ex")?,
+        flux.symbol(c"json_dumps")?,
     ];
     let table = Box::new(Table {
         json,
@@ -122,33 +117,6 @@ pub(super) fn offer(library: &Library) -> Result<(), String> {
     Ok(())
 }
 
-fn set_errno(errno: Errno) {
-    // SAFETY: the address is this thread's own.
-    #[expect(unsafe_code, reason = "errno")]
-    unsafe {
-        *libc::__errno_location() = errno.0;
-    }
-}
-
-/// What C gets: 0, or −1 and `errno`.
-fn status(result: Result<(), Errno>) -> c_int {
-    number(result.map(|()| 0))
-}
-
-fn number(result: Result<c_int, Errno>) -> c_int {
-    result.unwrap_or_else(|errno| {
-        set_errno(errno);
-        -1
-    })
-}
-
-fn pointer(result: Result<Opaque, Errno>) -> Opaque {
-    result.unwrap_or_else(|errno| {
-        set_errno(errno);
-        ptr::null_mut()
-    })
-}
-
 /// What `flux_shell_t *` points to: nothing of it is looked at.
 static SHELL: u8 = 0;
 
@@ -157,7 +125,7 @@ fn shell_pointer() -> Opaque {
 }
 
 /// The shell a plugin means. Errors: `EINVAL` if it is none.
-fn native(shell: Opaque) -> Result<Rc<Native>, Errno> {
+pub(super) fn native(shell: Opaque) -> Result<Rc<Native>, Errno> {
     match shell == shell_pointer() {
         true => current().ok_or(Errno::EINVAL),
         false => Err(Errno::EINVAL),
@@ -166,26 +134,26 @@ fn native(shell: Opaque) -> Result<Rc<Native>, Errno> {
 
 impl Native {
     /// The shell once it is there. Errors: `EAGAIN` before.
-    fn shell(&self) -> Result<Rc<Shell>, Errno> {
+    pub(super) fn shell(&self) -> Result<Rc<Shell>, Errno> {
         self.shell.borrow().upgrade().ok_or(Errno::EAGAIN)
     }
 
     /// The library, or whoever is wrong there, has left an error number.
-    fn failed(&self, what: &str) -> Errno {
+    pub(super) fn failed(&self, what: &str) -> Errno {
         let errno = Errno::from_io(&std::io::Error::last_os_error());
         self.state.log.error(format!("{what}: {errno}"));
         errno
     }
 
     /// What a name of the library stands for. Errors: `ENOSYS`, with a line in the log.
-    fn found<T>(&self, found: Result<T, String>) -> Result<T, Errno> {
+    pub(super) fn found<T>(&self, found: Result<T, String>) -> Result<T, Errno> {
         found.map_err(|text| {
             self.state.log.error(text);
             Errno::ENOSYS
         })
     }
 
-    fn handle(&self) -> Result<Opaque, Errno> {
+    pub(super) fn handle(&self) -> Result<Connection, Errno> {
         let handle = self.connect();
         handle.map_err(|text| {
             self.state.log.error(text);
@@ -193,37 +161,14 @@ impl Native {
         })
     }
 
-    fn info(&self, key: &str) -> Option<Value> {
+    pub(super) fn info(&self, key: &str) -> Option<Value> {
         self.state.facts.info.get(key).cloned()
     }
 }
 
 /// A string that has to be there. Errors: `EINVAL`.
-fn string(text: *const c_char) -> Result<String, Errno> {
-    match text.is_null() {
-        true => Err(Errno::EINVAL),
-        false => Ok(call!(foreign::text, text)),
-    }
-}
-
-/// A string the caller frees.
-fn give(text: &str) -> Result<*mut c_char, Errno> {
-    let text = CString::new(text).map_err(|_| Errno::EINVAL)?;
-    let copy = call!(libc::strdup, text.as_ptr());
-    match copy.is_null() {
-        true => Err(Errno::ENOMEM),
-        false => Ok(copy),
-    }
-}
-
-fn put<T>(place: *mut T, value: T) {
-    if !place.is_null() {
-        // SAFETY: it is not null, and a plugin gives the address of its own variable.
-        #[expect(unsafe_code, reason = "a result by pointer")]
-        unsafe {
-            *place = value;
-        }
-    }
+pub(super) fn string(text: *const c_char) -> Result<String, Errno> {
+    call!(answer::string, text)
 }
 
 extern "C" fn get_shell(plugin: Opaque) -> Opaque {
@@ -234,7 +179,7 @@ extern "C" fn get_shell(plugin: Opaque) -> Opaque {
 }
 
 extern "C" fn get_flux(shell: Opaque) -> Opaque {
-    pointer(native(shell).and_then(|native| native.handle()))
+    pointer(native(shell).and_then(|native| Ok(native.handle()?.pointer())))
 }
 
 extern "C" fn aux_set(
@@ -312,7 +257,7 @@ extern "C" fn get(
             _ => return Err(Errno::EINVAL),
         };
         if !json.is_null() {
-            put(json, give(&value.to_string())?);
+            call!(answer::put, json, give(&value.to_string())?);
         }
         Ok(1)
     };
@@ -386,7 +331,8 @@ extern "C" fn hwloc_xml(shell: Opaque, xml: *mut *const c_char) -> c_int {
             Errno::ENOENT
         })?;
         let host = nix::unistd::gethostname().unwrap_or_default();
-        put(xml, native.keep(&topology.to_xml(&host.to_string_lossy())));
+        let text = native.keep(&topology.to_xml(&host.to_string_lossy()));
+        call!(answer::put, xml, text);
         Ok(())
     };
     status(get())
@@ -473,116 +419,12 @@ extern "C" fn killall(shell: Opaque, signum: c_int) {
     }
 }
 
-/// `struct flux_match`.
-#[repr(C)]
-struct Match {
-    typemask: c_int,
-    matchtag: u32,
-    topic_glob: *const c_char,
-}
-
-/// `FLUX_MSGTYPE_EVENT`.
-const EVENT: c_int = 4;
-
-extern "C" fn event_handler(
-    shell: Opaque,
-    subtopic: *const c_char,
-    handler: Option<HandlerFn>,
-    arg: Opaque,
-) -> c_int {
-    let add = || {
-        let native = native(shell)?;
-        let subtopic = string(subtopic)?;
-        let handler = handler.ok_or(Errno::EINVAL)?;
-        let id = native.info("jobid").and_then(|id| id.as_u64());
-        let topic = format!("shell-{}.{subtopic}", id.unwrap_or_default());
-        let topic = CString::new(topic).map_err(|_| Errno::EINVAL)?;
-        let handle = native.handle()?;
-        let subscribe = native.found(function!(
-            native.library,
-            c"flux_event_subscribe",
-            fn(Opaque, *const c_char) -> c_int
-        ))?;
-        let create = native.found(function!(
-            native.library,
-            c"flux_msg_handler_create",
-            fn(Opaque, Match, HandlerFn, Opaque) -> Opaque
-        ))?;
-        let start = native.found(function!(
-            native.library,
-            c"flux_msg_handler_start",
-            fn(Opaque) -> ()
-        ))?;
-        if call!(subscribe, handle, topic.as_ptr()) < 0 {
-            return Err(native.failed("flux_event_subscribe"));
-        }
-        let which = Match {
-            typemask: EVENT,
-            matchtag: 0,
-            topic_glob: topic.as_ptr(),
-        };
-        let added = call!(create, handle, which, handler, arg);
-        if added.is_null() {
-            return Err(native.failed("flux_msg_handler_create"));
-        }
-        call!(start, added);
-        Ok(())
-    };
-    status(add())
-}
-
-extern "C" fn service(
-    shell: Opaque,
-    method: *const c_char,
-    handler: Option<HandlerFn>,
-    arg: Opaque,
-) -> c_int {
-    let register = || {
-        let native = native(shell)?;
-        let method = string(method)?;
-        let handler = handler.ok_or(Errno::EINVAL)?;
-        native.services.borrow_mut().insert(method, (handler, arg));
-        Ok(())
-    };
-    status(register())
-}
-
-extern "C" fn rpc(
-    shell: Opaque,
-    method: *const c_char,
-    rank: c_int,
-    flags: c_int,
-    json: *const c_char,
-) -> Opaque {
-    let call = || {
-        let native = native(shell)?;
-        let method = string(method)?;
-        let service = native.info("service").ok_or(Errno::EINVAL)?;
-        let service = service.as_str().unwrap_or_default();
-        let topic = CString::new(format!("{service}.{method}")).map_err(|_| Errno::EINVAL)?;
-        let rank = usize::try_from(rank).map_err(|_| Errno::EINVAL)?;
-        let shell = native.shell()?;
-        let node = shell.job.nodes.get(rank).ok_or(Errno::EINVAL)?;
-        let handle = native.handle()?;
-        let rpc = native.found(function!(
-            native.library,
-            c"flux_rpc",
-            fn(Opaque, *const c_char, *const c_char, u32, c_int) -> Opaque
-        ))?;
-        let future = call!(rpc, handle, topic.as_ptr(), json, node.broker_rank, flags);
-        match future.is_null() {
-            true => Err(native.failed("flux_rpc")),
-            false => Ok(future),
-        }
-    };
-    pointer(call())
-}
-
 extern "C" fn plugstack_call(shell: Opaque, topic: *const c_char, args: Opaque) -> c_int {
     let call = || {
         let native = native(shell)?;
         let topic = string(topic)?;
-        match crate::rc::run_topic(&native.state, &native.plugins, &topic, Some(args)) {
+        let args = (!args.is_null()).then(|| call!(Args::from_pointer, args));
+        match crate::rc::run_topic(&native.state, &native.plugins, &topic, args) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Errno::EINVAL),
             Err(fatal) => {
@@ -605,167 +447,6 @@ extern "C" fn event_context(shell: Opaque, name: *const c_char, json: *const c_c
         Ok(())
     };
     status(add())
-}
-
-/// What `flux_shell_task_t *` is: a task's local index, from 1.
-fn task_pointer(local: u64) -> Opaque {
-    ptr::without_provenance_mut(usize::try_from(local + 1).unwrap_or(0))
-}
-
-fn local_of(task: Opaque) -> Result<u64, Errno> {
-    let number = task.addr() as u64;
-    number.checked_sub(1).ok_or(Errno::EINVAL)
-}
-
-/// What is known of a task. Errors: `EINVAL`.
-fn task_info(task: Opaque) -> Result<Map<String, Value>, Errno> {
-    let local = local_of(task)?;
-    let native = current().ok_or(Errno::EINVAL)?;
-    let of_topic = native.state.task.borrow();
-    if let Some(current) = &*of_topic
-        && current.info.get("localid").and_then(Value::as_u64) == Some(local)
-    {
-        return Ok(current.info.clone());
-    }
-    let shell = native.shell()?;
-    let tasks = shell.tasks.borrow();
-    let found = tasks.iter().find(|task| u64::from(task.local) == local);
-    found.map(|task| task.info()).ok_or(Errno::EINVAL)
-}
-
-extern "C" fn task(shell: Opaque, which: c_int) -> Opaque {
-    let native = match native(shell) {
-        Ok(native) => native,
-        Err(errno) => return pointer(Err(errno)),
-    };
-    if which == CURRENT_TASK {
-        let task = native.state.task.borrow();
-        let local = task
-            .as_ref()
-            .and_then(|task| task.info.get("localid")?.as_u64());
-        // That there is none is no error.
-        return local.map_or(ptr::null_mut(), task_pointer);
-    }
-    if which == FIRST_TASK {
-        native.task_at.set(0);
-    }
-    let Ok(shell) = native.shell() else {
-        return ptr::null_mut();
-    };
-    let at = native.task_at.get();
-    native.task_at.set(at + 1);
-    let tasks = shell.tasks.borrow();
-    let task = tasks.get(at);
-    task.map_or(ptr::null_mut(), |task| task_pointer(task.local.into()))
-}
-
-extern "C" fn task_part(task: Opaque, which: c_int) -> Opaque {
-    let part = || {
-        let local = local_of(task)?;
-        let native = current().ok_or(Errno::EINVAL)?;
-        let unsupported = |what: &str| {
-            let text = format!("{what}: not supported by this shell");
-            native.state.log.error(text);
-            Errno::ENOSYS
-        };
-        if which != COMMAND {
-            return Err(unsupported("flux_shell_task_subprocess"));
-        }
-        let of_topic = native.state.task.borrow();
-        let about = of_topic
-            .as_ref()
-            .filter(|task| task.info.get("localid").and_then(Value::as_u64) == Some(local))
-            .ok_or_else(|| unsupported("flux_shell_task_cmd of another task"))?;
-        let known = native.command.get();
-        if !known.is_null() {
-            return Ok(known);
-        }
-        let command = native.found(make_command(&native, &about.env))?;
-        native.command.set(command);
-        Ok(command)
-    };
-    pointer(part())
-}
-
-/// `flux_cmd_t` with these variables.
-fn make_command(native: &Native, env: &crate::rc::Environment) -> Result<Opaque, String> {
-    let create = function!(
-        native.library,
-        c"flux_cmd_create",
-        fn(c_int, *mut *mut c_char, *mut *mut c_char) -> Opaque
-    )?;
-    let words: Vec<CString> = env
-        .iter()
-        .filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok())
-        .collect();
-    let mut pointers: Vec<*mut c_char> =
-        words.iter().map(|word| word.as_ptr().cast_mut()).collect();
-    pointers.push(ptr::null_mut());
-    let command = call!(create, 0, ptr::null_mut(), pointers.as_mut_ptr());
-    match command.is_null() {
-        true => Err("flux_cmd_create: out of memory".to_owned()),
-        false => Ok(command),
-    }
-}
-
-/// A variable of a command was set.
-extern "C" fn command_changed(command: Opaque, name: *const c_char) {
-    if let Some(native) = current()
-        && native.command.get() == command
-    {
-        let name = call!(foreign::text, name);
-        native.command_names.borrow_mut().insert(name);
-    }
-}
-
-/// Takes the variables of the command over into the task the topic is about.
-pub(super) fn take_command(native: &Native) {
-    let command = native.command.replace(ptr::null_mut());
-    let names = native.command_names.take();
-    if command.is_null() {
-        return;
-    }
-    let get = function!(
-        native.library,
-        c"flux_cmd_getenv",
-        fn(Opaque, *const c_char) -> *const c_char
-    );
-    let destroy = function!(native.library, c"flux_cmd_destroy", fn(Opaque) -> ());
-    let (Ok(get), Ok(destroy)) = (get, destroy) else {
-        return;
-    };
-    if let Some(task) = &mut *native.state.task.borrow_mut() {
-        let known: Vec<String> = task.env.keys().cloned().chain(names).collect();
-        for name in known {
-            let Ok(key) = CString::new(name.as_str()) else {
-                continue;
-            };
-            let value = call!(get, command, key.as_ptr());
-            match value.is_null() {
-                true => drop(task.env.remove(&name)),
-                false => drop(task.env.insert(name, call!(foreign::text, value))),
-            }
-        }
-    }
-    call!(destroy, command);
-}
-
-extern "C" fn channel_subscribe(
-    task: Opaque,
-    channel: *const c_char,
-    callback: Option<IoFn>,
-    _: Opaque,
-) -> c_int {
-    let subscribe = || {
-        local_of(task)?;
-        let channel = string(channel)?;
-        callback.ok_or(Errno::EINVAL)?;
-        let native = current().ok_or(Errno::EINVAL)?;
-        let text = format!("flux_shell_task_channel_subscribe {channel}: not supported");
-        native.state.log.error(text);
-        Err(Errno::ENOSYS)
-    };
-    status(subscribe())
 }
 
 extern "C" fn log(
