@@ -142,7 +142,7 @@ async fn run(id: JobId, log: Rc<Log>) -> i32 {
     };
     match serve(&shell, &mut incoming, &mut signals).await {
         Ok(code) => code,
-        Err(fatal) => fail(&shell, &fatal).await,
+        Err(fatal) => fail(&shell, &mut incoming, &fatal).await,
     }
 }
 
@@ -176,10 +176,17 @@ async fn fail_early(
 }
 
 /// Reports a failure and ends the job.
-async fn fail(shell: &Rc<Shell>, fatal: &Fatal) -> i32 {
-    start::open_log(shell);
+async fn fail(shell: &Rc<Shell>, incoming: &mut mpsc::Receiver<Message>, fatal: &Fatal) -> i32 {
+    // Another shell that failed has said why before this one could hear of it.
+    while let Ok(message) = incoming.try_recv() {
+        service::on_message(shell, message);
+    }
     if !fatal.silent {
         shell.log.write(Level::Fatal, None, &fatal.message);
+    }
+    if !shell.log.is_open() {
+        shell.tell_early().await;
+        start::open_log(shell);
     }
     // That the tasks end now is nobody's doing but this shell's.
     shell.first_exit.set(true);

@@ -103,6 +103,11 @@ impl Log {
         self.held.take()
     }
 
+    /// Whether lines go to the job's output already.
+    pub(crate) fn is_open(&self) -> bool {
+        self.sink.borrow().is_some()
+    }
+
     /// Sends lines to the job's output from now on, those held back first.
     pub(crate) fn set_sink(&self, sink: impl Fn(Map<String, Value>) + 'static) {
         for context in self.take_held() {

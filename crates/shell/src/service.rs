@@ -86,7 +86,10 @@ fn on_request(shell: &Rc<Shell>, message: Message) {
         "stdin" => payload(&message)
             .and_then(|object| input::on_stdin(shell, &object))
             .map(|()| shell.handle.respond(&message, &Empty {})),
-        "write" => payload::<Write>(&message).map(|write| shell.on_write(write)),
+        "write" => payload::<Write>(&message).map(|write| {
+            shell.on_write(write);
+            shell.handle.respond(&message, &Empty {});
+        }),
         "coprocess-write" => payload::<Write>(&message).map(|write| {
             if let Some(coprocesses) = &*shell.coprocesses.borrow() {
                 coprocesses.on_write(shell, &write);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use spec::stdio::StreamData;
 use subprocess::Server;
 use tokio::sync::Notify;
-use types::{IdSet, Rank};
+use types::{Errno, IdSet, Rank};
 use wire::Message;
 
 use crate::coprocess::Coprocesses;
@@ -91,6 +91,10 @@ pub(crate) struct Shell {
     pub(crate) wake: Notify,
 }
 
+/// How often a shell that fails early asks for its leader, and how long it waits in between.
+const EARLY_TRIES: u32 = 100;
+const EARLY_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 impl Shell {
     pub(crate) fn is_leader(&self) -> bool {
         self.rank == 0
@@ -167,6 +171,33 @@ impl Shell {
             wait_status,
         };
         self.handle.call::<JobManagerRaise>(Dest::Any, &request)
+    }
+
+    /// Sends the leader what is held back in the log, though it may not be there yet: asks until it
+    /// takes it, or for a second.
+    pub(crate) async fn tell_early(&self) {
+        let mut tries = EARLY_TRIES;
+        for context in self.log.take_held() {
+            let write = Write {
+                name: "log".to_owned(),
+                shell_rank: self.rank,
+                context,
+            };
+            let payload = proto::json_payload(&write);
+            while tries > 0 {
+                tries -= 1;
+                let call = self
+                    .handle
+                    .call_raw(self.topic("write"), self.dest(0), payload.clone());
+                match call.await {
+                    Err(error) if error.errno == Errno::ENOSYS => {
+                        tokio::time::sleep(EARLY_PAUSE).await;
+                    }
+                    // It has it, or is gone.
+                    _ => break,
+                }
+            }
+        }
     }
 
     /// Sends a message to the leader that it does not answer.

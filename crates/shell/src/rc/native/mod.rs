@@ -2,8 +2,9 @@
 //!
 //! They run in the shell itself, which is the job's own process: what they do to it they do to
 //! their job. They are linked to `libflux-core.so`, which comes with them. What they call of the
-//! shell is in `interface.c`, which makes text of variable arguments, and behind it in `table`, `tasks` and `messages`.
-//! A plugin that ends the job leaves its own functions for good, by a jump over nothing but C.
+//! shell is in `interface.c`, which makes text of variable arguments, and behind it in `table`,
+//! `tasks` and `messages`. A plugin that ends the job leaves its own functions for good, by a jump
+//! over nothing but C.
 //!
 //! A plugin that wants a `flux_t` gets a connection of its own, whose reactor is looked at every
 //! [`PERIOD`]; jobs without such a plugin do not pay for it.
