@@ -21,6 +21,11 @@ pub struct Selection {
     pub states: i32,
 }
 
+/// The constraint that a queue with these properties puts on its jobs.
+fn constraints(properties: &[String]) -> serde_json::Value {
+    serde_json::json!({ "properties": properties })
+}
+
 fn refuse<T>(errno: Errno, text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(errno, text))
 }
@@ -317,7 +322,38 @@ impl Jobs {
         if !self.queues.find(Some(name))?.enabled {
             return refuse(Errno::EINVAL, format!("queue {name} is currently disabled"));
         }
+        let of_queue = constraints(self.policy.requires(job.queue.as_deref()));
+        if job
+            .system("constraints")
+            .is_some_and(|own| *own != of_queue)
+        {
+            let text = format!(
+                "job appears to have non-queue constraints, unable to update queue to {name}"
+            );
+            return refuse(Errno::EINVAL, text);
+        }
         Ok(())
+    }
+
+    /// Adds to an update what follows from it: another queue wants other constraints.
+    fn complete(&self, job: &Job, updates: &mut Object) {
+        if let Some(serde_json::Value::String(name)) = updates.get("attributes.system.queue") {
+            let old = self.policy.requires(job.queue.as_deref());
+            let new = self.policy.requires(Some(name));
+            if old != new {
+                updates.insert("attributes.system.constraints".into(), constraints(new));
+            }
+        }
+    }
+
+    /// A job's jobspec as an update makes it.
+    pub fn updated_jobspec(&self, id: JobId, updates: &Object) -> Option<Object> {
+        let job = self.active.get(&id)?;
+        let mut updates = updates.clone();
+        self.complete(job, &mut updates);
+        let mut jobspec = (*job.jobspec).clone();
+        update_jobspec(&mut jobspec, &updates);
+        Some(jobspec)
     }
 
     /// Carries out an update that [`Jobs::check_update`] and the scheduler accepted.
@@ -333,14 +369,7 @@ impl Jobs {
         let Some(job) = self.active.get(&id) else {
             return;
         };
-        if let Some(serde_json::Value::String(name)) = updates.get("attributes.system.queue") {
-            let old = self.policy.requires(job.queue.as_deref());
-            let new = self.policy.requires(Some(name));
-            if old != new {
-                let constraints = serde_json::json!({ "properties": new });
-                updates.insert("attributes.system.constraints".into(), constraints);
-            }
-        }
+        self.complete(job, &mut updates);
         if who.is_owner() && job.fold.userid != who.userid {
             self.post(id, event::set_flags(now, &["immutable"]));
         }

@@ -567,6 +567,53 @@ fn purge_takes_the_oldest() {
 }
 
 #[test]
+fn another_queue_wants_other_constraints() {
+    let mut world = World::new();
+    let queues = json!({"queues": {"a": {"requires": ["x"]}, "b": {"requires": ["y"]}, "c": {}}});
+    let policy = policy::Policy::parse(&object(queues)).expect("valid");
+    world.input(|jobs, now, out| jobs.configure(policy, now, out));
+    let constraint = |property: &str| json!({"properties": [property]});
+    world.submit_spec(
+        1,
+        0,
+        0,
+        json!({"queue": "a", "constraints": constraint("x")}),
+    );
+    world.submit_spec(
+        2,
+        0,
+        0,
+        json!({"queue": "a", "constraints": constraint("z")}),
+    );
+    let update = |queue: &str| object(json!({"attributes.system.queue": queue}));
+    let check = |world: &World, id, queue| {
+        let checked = world
+            .jobs
+            .check_update(1.0, cred(), JobId(id), &update(queue), &[]);
+        checked.map_err(|refusal| refusal.text)
+    };
+    assert_eq!(check(&world, 1, "b"), Ok(None));
+    assert_eq!(
+        check(&world, 1, "a"),
+        Err("job queue is already set to a".into())
+    );
+    let text = "job appears to have non-queue constraints, unable to update queue to b";
+    assert_eq!(check(&world, 2, "b"), Err(text.into()));
+    let jobspec = world.jobs.updated_jobspec(JobId(1), &update("b"));
+    let jobspec = jobspec.expect("active");
+    let system = &jobspec["attributes"]["system"];
+    assert_eq!(system["constraints"], constraint("y"));
+    for (queue, properties) in [("b", json!(["y"])), ("c", json!([])), ("a", json!(["x"]))] {
+        assert_eq!(check(&world, 1, queue), Ok(None));
+        let updates = update(queue);
+        world.input(|jobs, now, out| jobs.update(now, cred(), JobId(1), updates, None, out));
+        let job = world.jobs.get(JobId(1)).expect("active");
+        let constraints = job.system("constraints").expect("set");
+        assert_eq!(constraints["properties"], properties);
+    }
+}
+
+#[test]
 fn a_removed_plugin_does_nothing() {
     let mut world = World::new();
     let removed = world.jobs.remove_plugins(".priority-default");

@@ -689,7 +689,8 @@ impl State {
             expiration.map_err(refused)
         };
         check(self, &update.updates)?;
-        let mut validated = true;
+        let queue = update.updates.contains_key("attributes.system.queue");
+        let (mut validated, mut feasibility) = (true, queue);
         let mut more = Map::new();
         for key in &keys {
             let Some(mut call) = self.jobs.call(id, &format!("job.update.{key}")) else {
@@ -706,11 +707,13 @@ impl State {
             let text = match (answer.handled, answer.failed) {
                 (false, _) => format!("update of {key} not supported"),
                 (true, true) => {
-                    let unsaid = || format!("update of {key} rejected");
-                    answer.error().map_or_else(unsaid, str::to_owned)
+                    let unsaid = "one or more jobspec updates are invalid";
+                    answer.error().unwrap_or(unsaid).to_owned()
                 }
                 (true, false) => {
-                    validated &= answer.out.get("validated").is_some_and(is_true);
+                    let flag = |key| answer.out.get(key).is_some_and(is_true);
+                    validated &= flag("validated");
+                    feasibility |= flag("feasibility");
                     if let Some(Value::Object(updates)) = answer.out.get("updates") {
                         more.extend(updates.clone());
                     }
@@ -724,7 +727,7 @@ impl State {
             self.validate_update(context, id, &update.updates).await?;
         }
         let expiration = check(self, &update.updates)?;
-        self.schedule_update(message.clone(), update, expiration);
+        self.schedule_update(message.clone(), update, expiration, feasibility);
         Ok(())
     }
 

@@ -17,12 +17,12 @@ use proto::job_manager::{
     JobManagerSetBatchTimeout, JobManagerStats, JobManagerSubmit, JobManagerUpdate,
     JobManagerUrgency, JobManagerWait, QueueStatus, ResourceStatus,
 };
-use proto::sched::SchedExpiration;
+use proto::sched::{Feasibility, FeasibilityCheck, SchedExpiration};
 use proto::{Access, Empty, Rpc};
-use rpc::{Dest, Request, Routes, RpcError};
+use rpc::{Dest, Handle, Request, Routes, RpcError};
 use serde_json::{Map, Value, json};
 use spec::{Entry, ResourceSet};
-use types::{Errno, JobId, UserId};
+use types::{Errno, JobId, Rank, UserId};
 use wire::Message;
 
 use super::plugin_host::Todo;
@@ -34,6 +34,36 @@ pub(super) struct PendingUpdate {
     id: JobId,
     updates: Map<String, Value>,
     expiration: Option<f64>,
+}
+
+/// Asks the scheduler whether a job may be as an update makes it, and end when. A scheduler that
+/// does not know such requests has nothing against it.
+async fn ask_scheduler(
+    handle: &Handle,
+    id: JobId,
+    jobspec: Option<Map<String, Value>>,
+    expiration: Option<f64>,
+) -> Result<(), RpcError> {
+    if let Some(jobspec) = jobspec {
+        let wish = Feasibility { jobspec };
+        let call = handle.call::<FeasibilityCheck>(Rank::LEADER, &wish);
+        if let Err(error) = call.await
+            && error.errno != Errno::ENOSYS
+        {
+            return Err(error);
+        }
+    }
+    if let Some(expiration) = expiration {
+        let wish = Expiration { id, expiration };
+        let call = handle.call::<SchedExpiration>(Dest::Any, &wish);
+        if let Err(error) = call.await
+            && error.errno != Errno::ENOSYS
+        {
+            let text = "scheduler refused expiration update";
+            return Err(RpcError::new(error.errno, text));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn refused(refusal: Refusal) -> RpcError {
@@ -472,39 +502,38 @@ impl State {
         }
         let (who, id) = (request.cred(), update.id);
         match self.jobs.check_update(now(), who, id, &update.updates, &[]) {
-            Ok(expiration) => self.schedule_update(request.message().clone(), update, expiration),
+            Ok(expiration) => {
+                let elsewhere = update.updates.contains_key("attributes.system.queue");
+                self.schedule_update(request.message().clone(), update, expiration, elsewhere);
+            }
             Err(refusal) => request.fail(refused(refusal)),
         }
     }
 
-    /// Carries out an update; a running job's new end needs the scheduler's consent.
+    /// Carries out an update; a running job's new end needs the scheduler's consent, and so does
+    /// one that may make the job infeasible (`check`).
     pub(super) fn schedule_update(
         &mut self,
         message: Message,
         update: jm::Update,
         expiration: Option<f64>,
+        check: bool,
     ) {
         let id = update.id;
+        let jobspec = check.then(|| self.jobs.updated_jobspec(id, &update.updates));
         let pending = PendingUpdate {
             message,
             id,
             updates: update.updates,
             expiration,
         };
-        let Some(expiration) = expiration else {
+        let jobspec = jobspec.flatten();
+        if jobspec.is_none() && expiration.is_none() {
             return self.on_updated(pending, Ok(()));
-        };
-        let wish = Expiration { id, expiration };
-        let call = self.handle.call::<SchedExpiration>(Dest::Any, &wish);
-        let posts = self.posts.clone();
+        }
+        let (handle, posts) = (self.handle.clone(), self.posts.clone());
         tokio::task::spawn_local(async move {
-            let result = match call.await {
-                Err(error) if error.errno != Errno::ENOSYS => {
-                    let text = "scheduler refused expiration update";
-                    Err(RpcError::new(error.errno, text))
-                }
-                _ => Ok(()),
-            };
+            let result = ask_scheduler(&handle, id, jobspec, expiration).await;
             let _ended = posts.send(Posted::Updated(Box::new(pending), result));
         });
     }
