@@ -50,13 +50,24 @@ fn is_enabled(shell: &Shell) -> Result<bool, Fatal> {
         .any(|word| matches!(word, "simple" | "pmi1" | "pmi2")))
 }
 
-/// Where the PMI library of this installation is.
-fn library() -> PathBuf {
-    let exe = std::env::current_exe().ok();
-    let prefix = exe.as_deref().and_then(|exe| exe.parent()?.parent());
-    prefix
-        .unwrap_or(std::path::Path::new("/usr"))
-        .join("lib/flux/libpmi.so")
+/// Refuses options nobody knows.
+fn check_options(shell: &Shell) -> Result<(), Fatal> {
+    let option = |name: &str| shell.job.option(&format!("pmi-simple.{name}"));
+    if let Some(nomap) = option("nomap")
+        && !matches!(nomap, Value::Bool(_) | Value::Number(_))
+    {
+        return Err(Fatal::new("pmi-simple.nomap is not a number"));
+    }
+    match option("exchange") {
+        None => Ok(()),
+        Some(Value::Object(exchange)) => match exchange.keys().find(|key| *key != "k") {
+            None => Ok(()),
+            Some(key) => Err(Fatal::new(format!(
+                "pmi-simple.exchange: unknown option {key}"
+            ))),
+        },
+        Some(_) => Err(Fatal::new("pmi-simple.exchange is not an object")),
+    }
 }
 
 impl Pmi {
@@ -65,6 +76,7 @@ impl Pmi {
         if !is_enabled(shell)? {
             return Ok(None);
         }
+        check_options(shell)?;
         let job = &shell.job;
         if let Some(Value::String(kvs)) = job.option("pmi-simple.kvs")
             && kvs != "exchange"
@@ -101,7 +113,9 @@ impl Pmi {
             fanout,
             size,
             rank: shell.rank,
-            library: library(),
+            library: types::installation::get("pmi_library_path")
+                .unwrap_or_default()
+                .into(),
             ntasks: job.ntasks,
             own: None,
             children: Vec::new(),
@@ -222,9 +236,10 @@ fn perform(shell: &Rc<Shell>, actions: Vec<Action>) {
                 }
                 advance(shell);
             }
-            Action::Abort { code, message, .. } => {
+            Action::Abort { message, .. } => {
                 let note = format!("PMI_Abort: {message}");
-                let call = shell.raise(&note, Some((code & 0xff) << 8));
+                // How the job ends is how its tasks do, which are killed for it.
+                let call = shell.raise(&note, None);
                 let shell = shell.clone();
                 tokio::task::spawn_local(async move {
                     if let Err(error) = call.await {
