@@ -26,12 +26,16 @@ pub(crate) struct Link {
 impl Link {
     /// The socket that is the standard input.
     pub(crate) fn open() -> io::Result<Link> {
-        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let input = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        if input.local_addr().is_err() {
+            let text = "not a socket: this is started by the job manager";
+            return Err(io::Error::other(text));
+        }
         let wake = UnixStream::pair()?;
         wake.0.set_nonblocking(true)?;
         wake.1.set_nonblocking(true)?;
         Ok(Link {
-            socket: UnixStream::from(input),
+            socket: input,
             input: Vec::new(),
             deferred: VecDeque::new(),
             answers: HashMap::new(),
