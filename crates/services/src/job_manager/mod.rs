@@ -214,6 +214,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
             }
         }
     }
+    state.end_plugins(&mut context).await;
     state.unload(&mut posted).await
 }
 

@@ -36,6 +36,9 @@ use crate::store;
 /// After how long the log says that plugins keep all jobs waiting.
 const SLOW: Duration = Duration::from_secs(5);
 
+/// How long plugins have to end with the module.
+const END: Duration = Duration::from_secs(1);
+
 /// The length of what precedes a message in the framing of the local connector.
 const FRAME_HEADER: usize = 8;
 
@@ -584,6 +587,22 @@ impl State {
             }
         }
         self.forget_plugin(name);
+    }
+
+    /// Removes all plugins in files before the module ends, so that they can put things in order.
+    /// They get [`END`] for it.
+    pub(super) async fn end_plugins(&mut self, context: &mut Context) {
+        if std::mem::replace(&mut self.plugin_host.ending, true) {
+            return;
+        }
+        let names: Vec<String> = self.plugin_host.files.keys().cloned().collect();
+        let removed = async {
+            for name in names {
+                self.remove_file(context, &name).await;
+            }
+        };
+        // The process is killed with what is left.
+        let _late = tokio::time::timeout(END, removed).await;
     }
 
     /// Tells plugins, or one of them, of the configuration. Errors: `EINVAL` if they refuse it.
