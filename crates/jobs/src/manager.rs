@@ -144,8 +144,16 @@ impl Job {
     }
 }
 
-/// The least time between two events of a job, in seconds.
-const EVENT_STEP: f64 = 1e-6;
+/// A time, or the first that is later than another as far as eventlogs tell: in microseconds.
+///
+/// Adding one would not do: what is rounded off in a sum can make two times look the same.
+pub(crate) fn after(time: f64, other: f64) -> f64 {
+    let micros = |time: f64| (time * 1e6).round();
+    match micros(time) > micros(other) {
+        true => time,
+        false => (micros(other) + 1.0) / 1e6,
+    }
+}
 
 /// A posted event that was not worked off yet.
 #[derive(Debug)]
@@ -405,7 +413,7 @@ impl Jobs {
             return;
         };
         // What follows comes later, if only by the least that eventlogs tell.
-        entry.timestamp = entry.timestamp.max(job.last_event + EVENT_STEP);
+        entry.timestamp = after(entry.timestamp, job.last_event);
         job.last_event = entry.timestamp;
         let before = (job.fold.state, job.fold.priority);
         let was_waitable = job.is_waitable();

@@ -567,6 +567,24 @@ fn purge_takes_the_oldest() {
 }
 
 #[test]
+fn events_at_one_time_look_later_one_after_the_other() {
+    for start in [
+        1795788515.1769004,
+        1795788515.4999995,
+        1795788515.9999997,
+        0.0,
+    ] {
+        let mut time = start;
+        for _ in 0..1000 {
+            let next = manager::after(start, time);
+            assert!(format!("{next:.6}") > format!("{time:.6}"), "{time} {next}");
+            time = next;
+        }
+        assert_eq!(manager::after(time + 1.0, time), time + 1.0);
+    }
+}
+
+#[test]
 fn another_queue_wants_other_constraints() {
     let mut world = World::new();
     let queues = json!({"queues": {"a": {"requires": ["x"]}, "b": {"requires": ["y"]}, "c": {}}});
