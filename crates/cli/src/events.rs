@@ -16,6 +16,8 @@ pub(crate) struct EventFormat {
     pub(crate) json: bool,
     /// Colours.
     pub(crate) color: bool,
+    /// The least width of an offset.
+    width: usize,
     first: Option<f64>,
     human: Human,
 }
@@ -27,9 +29,16 @@ impl EventFormat {
             time,
             json,
             color,
+            width: 0,
             first: None,
             human: Human::default(),
         }
+    }
+
+    /// With offsets in a column.
+    pub(crate) fn padded(mut self) -> EventFormat {
+        self.width = 15;
+        self
     }
 
     /// Tells the format of an entry that is not shown, so that offsets count from it.
@@ -46,7 +55,10 @@ impl EventFormat {
         let (time, fresh) = match self.time {
             TimeFormat::Raw => (format!("{:.6}", entry.timestamp), false),
             TimeFormat::Iso => (timefmt::iso(entry.timestamp), false),
-            TimeFormat::Offset => (format!("{:.6}", entry.timestamp - first), false),
+            TimeFormat::Offset => {
+                let offset = entry.timestamp - first;
+                (format!("{offset:width$.6}", width = self.width), false)
+            }
             TimeFormat::Human => self.human.next(entry.timestamp),
         };
         let green = if fresh {

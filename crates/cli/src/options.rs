@@ -530,6 +530,17 @@ impl Args {
         }
     }
 
+    /// Complains about an option's argument that is none of a few, and returns the exit status.
+    pub(crate) fn not_among(&self, key: &str, names: &[&str]) -> i32 {
+        let opt = self.parser.opts().find(|opt| opt.is(key));
+        let spelled = opt.map(spell).unwrap_or_default();
+        let text = self.get(key).unwrap_or_default();
+        let names = names.join("', '");
+        self.parser.usage_error(&format!(
+            "argument {spelled}: invalid choice: '{text}' (choose from '{names}')"
+        ))
+    }
+
     /// An option's argument as a duration in seconds (RFC 23).
     ///
     /// # Errors

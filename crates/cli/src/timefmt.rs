@@ -49,6 +49,9 @@ pub(crate) enum TimeFormat {
 }
 
 impl TimeFormat {
+    /// The names there are.
+    pub(crate) const NAMES: &[&str] = &["raw", "iso", "offset", "human", "reltime"];
+
     /// The format with this name.
     pub(crate) fn from_name(name: &str) -> Option<TimeFormat> {
         Some(match name {

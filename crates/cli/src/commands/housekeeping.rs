@@ -1,6 +1,5 @@
 //! `flux housekeeping`: what runs on nodes after their jobs.
 
-use client::Client;
 use proto::Empty;
 use proto::job_manager::{HousekeepingKill, JobManagerHousekeepingKill, JobManagerStats};
 use rpc::Dest;
@@ -9,6 +8,7 @@ use types::{Hostlist, IdSet, JobId};
 
 use super::dispatch_argparse;
 use super::queue::print;
+use super::targets::{TargetsError, hosts, targets};
 use crate::driver::Invocation;
 use crate::fail::{self, Fail};
 use crate::format::{self, Format, Named, NoFormat, Row, Value};
@@ -68,28 +68,6 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
     )
 }
 
-async fn hosts(client: &Client) -> Result<Hostlist, Fail> {
-    let text = client.attr("hostlist").await?;
-    text.parse().map_err(|error| Fail::of("hostlist", error))
-}
-
-/// The ranks an idset or a list of hosts means.
-fn targets(text: &str, hosts: &Hostlist) -> Result<IdSet, Fail> {
-    if let Ok(ranks) = text.parse::<IdSet>() {
-        return Ok(ranks);
-    }
-    let wanted: Hostlist = text
-        .parse()
-        .map_err(|_| Fail::new(format!("invalid targets: {text}")))?;
-    let mut ranks = IdSet::new();
-    for host in wanted.iter() {
-        for at in hosts.positions(&host) {
-            ranks.insert(u32::try_from(at).map_err(|error| Fail::new(error.to_string()))?);
-        }
-    }
-    Ok(ranks)
-}
-
 fn kill(words: &[String]) -> i32 {
     let args = match KILL.parse(words) {
         Ok(args) => args,
@@ -115,7 +93,18 @@ fn kill(words: &[String]) -> i32 {
         let signum = args.int("signal")?.unwrap_or(15);
         let client = fail::connect_p().await?;
         let ranks = match args.get("targets") {
-            Some(text) => Some(targets(text, &hosts(&client).await?)?.to_string()),
+            Some(text) => {
+                let ranks = targets(text, &hosts(&client).await?);
+                let ranks = ranks.map_err(|error| match error {
+                    TargetsError::Invalid(text) => Fail::new(format!(
+                        "--targets must be a valid Idset or Hostlist: '{text}'"
+                    )),
+                    TargetsError::Unknown(host) => {
+                        Fail::new(format!("didn't find {host} in instance hostlist"))
+                    }
+                })?;
+                Some(ranks.to_string())
+            }
             None => None,
         };
         let request = HousekeepingKill {
@@ -295,13 +284,5 @@ mod tests {
         assert_eq!(field("pending.nnodes"), "2");
         let told = ["ranks", "pending.nodelist", "id", "id.dec", "runtime"].map(is_about_nodes);
         assert_eq!(told, [true, true, false, false, false]);
-    }
-
-    #[test]
-    fn targets_are_ranks_or_hosts() {
-        let hosts: Hostlist = "h[0-3]".parse().expect("hosts");
-        let ranks = |text: &str| targets(text, &hosts).expect("targets").to_string();
-        assert_eq!(ranks("1-2"), "1-2");
-        assert_eq!(ranks("h0,h3"), "0,3");
     }
 }

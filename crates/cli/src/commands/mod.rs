@@ -45,6 +45,7 @@ pub(crate) mod slurm_expiration_sync;
 pub(crate) mod sproc;
 pub(crate) mod startlog;
 pub(crate) mod storage;
+mod targets;
 pub(crate) mod terminus;
 pub(crate) mod top;
 mod trace;

@@ -87,7 +87,7 @@ impl Value {
     }
 
     /// Applies a conversion. `pattern` is the time pattern of `!d`.
-    pub(super) fn convert(
+    pub(crate) fn convert(
         &self,
         conversion: Option<char>,
         pattern: Option<&str>,

@@ -1,11 +1,16 @@
 //! `flux bulksubmit`: a template of a job, and lists of inputs that fill it in.
 
+mod define;
+mod replace;
+
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 
 use types::Errno;
 
+use self::define::{Defines, LIST_SEPARATOR};
+use self::replace::{ReplaceError, Source};
 use super::sinks::Files;
 use super::{Job, early, is_dry, jobs, options, submit_all};
 use crate::driver::Invocation;
@@ -68,9 +73,7 @@ pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
         Err(status) => return status,
     };
     fail::run("flux-bulksubmit: ERROR", async {
-        if args.has("define") {
-            return Err(Fail::new("--define is not implemented"));
-        }
+        let mut defines = Defines::new(args.all("define"))?;
         let (template, inputs) = inputs(&args)?;
         let mut rows = combine(&inputs);
         if rows.is_empty() {
@@ -85,7 +88,12 @@ pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
         let mut all: Vec<Job> = Vec::new();
         let mut files = Files::default();
         for (seq, row) in rows.iter().enumerate() {
-            let (filled, command) = fill(&args, &template, row, seq)?;
+            let mut source = Source {
+                row,
+                seq,
+                defines: &mut defines,
+            };
+            let (filled, command) = fill(&args, &template, &mut source)?;
             if is_dry(&args) || args.has("verbose") {
                 outln!("bulksubmit: submit {}", shown(&args, &filled, &command));
             }
@@ -217,94 +225,48 @@ fn shuffle<T>(rows: &mut [T]) {
 fn fill(
     args: &Args,
     template: &[String],
-    row: &[&str],
-    seq: usize,
+    source: &mut Source<'_>,
 ) -> Result<(Args, Vec<String>), Fail> {
-    let invalid = |place: &str, what: &str| {
-        err!("flux: ERROR: Invalid replacement string in {place}: '{what}'");
-        Fail::silent(1)
-    };
-    let bad = RefCell::new(None);
+    let source = RefCell::new(source);
+    let failed = RefCell::new(None);
     let filled = args.map_values(|value| {
-        replace(value, row, seq).unwrap_or_else(|what| {
-            bad.borrow_mut().get_or_insert((value.to_owned(), what));
+        let replaced = source.borrow_mut().replace(value);
+        replaced.unwrap_or_else(|error| {
+            failed.borrow_mut().get_or_insert((value.to_owned(), error));
             value.to_owned()
         })
     });
-    if let Some((value, what)) = bad.into_inner() {
+    if let Some((value, error)) = failed.into_inner() {
         let option = args.given().find(|(_, given)| *given == Some(&value));
-        let place = option.map_or("option", |(opt, _)| opt.long);
-        return Err(invalid(place, &what));
+        let place = option.map_or(value.clone(), |(opt, _)| format!("--{}={value}", opt.long));
+        return Err(told(error, |what| match what.parse::<usize>() {
+            Ok(_) => format!("Invalid replacement index in '{place}'"),
+            Err(_) => format!("Replacement key '{what}' not found in '{place}'"),
+        }));
     }
-    let command = template
-        .iter()
-        .map(|word| replace(word, row, seq).map_err(|what| invalid("command", &what)))
-        .collect::<Result<_, _>>()?;
+    let source = source.into_inner();
+    let mut command = Vec::new();
+    for word in template {
+        let replaced = source.replace(word).map_err(|error| {
+            told(error, |_| {
+                format!("Invalid replacement string in command: '{word}'")
+            })
+        })?;
+        command.extend(replaced.split(LIST_SEPARATOR).map(str::to_owned));
+    }
     Ok((filled, command))
 }
 
-/// Replaces what is in braces. Doubled braces are for the job shell and stay, as does `{cc}`.
-/// The error is the replacement string that has no meaning.
-fn replace(text: &str, row: &[&str], seq: usize) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    let mut auto = 0;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if rest.starts_with("{{") {
-            let end = rest.find("}}").map_or(rest.len(), |end| end + 2);
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-            continue;
+/// What is said of a template that could not be filled.
+fn told(error: ReplaceError, unknown: impl Fn(&str) -> String) -> Fail {
+    match error {
+        ReplaceError::Unknown(what) => {
+            // The reference's own messages have the plain name here.
+            err!("flux: ERROR: {}", unknown(&what));
+            Fail::silent(1)
         }
-        let Some(end) = rest.find('}') else {
-            return Err(rest.to_owned());
-        };
-        let field = &rest[1..end];
-        match value(field, row, seq, &mut auto) {
-            Some(value) => out.push_str(&value),
-            None => return Err(format!("{{{field}}}")),
-        }
-        rest = &rest[end + 1..];
+        ReplaceError::Failed(text) => Fail::new(text),
     }
-    out.push_str(rest);
-    Ok(out)
-}
-
-/// What a replacement string stands for.
-fn value(field: &str, row: &[&str], seq: usize, auto: &mut usize) -> Option<String> {
-    match field {
-        "seq" => return Some(seq.to_string()),
-        "seq1" => return Some((seq + 1).to_string()),
-        "cc" => return Some("{cc}".to_owned()),
-        _ => {}
-    }
-    let (index, attribute) = match field.split_once('.') {
-        Some((index, attribute)) => (index, Some(attribute)),
-        None => (field, None),
-    };
-    let index = if index.is_empty() {
-        *auto += 1;
-        *auto - 1
-    } else {
-        index.parse().ok()?
-    };
-    let input = *row.get(index)?;
-    let (dir, base) = input.rsplit_once('/').unwrap_or(("", input));
-    // A dot at the start of a name begins no extension.
-    let stem = |name: &str| match name.trim_start_matches('.').rfind('.') {
-        Some(at) => at + name.len() - name.trim_start_matches('.').len(),
-        None => name.len(),
-    };
-    Some(match attribute {
-        None => input.to_owned(),
-        Some("%") => input[..input.len() - base.len() + stem(base)].to_owned(),
-        Some("/") => base.to_owned(),
-        Some("//") => dir.to_owned(),
-        Some("/%") => base[..stem(base)].to_owned(),
-        Some(_) => return None,
-    })
 }
 
 /// The options that differ from the template, and the command.
@@ -313,7 +275,8 @@ fn shown(args: &Args, filled: &Args, command: &[String]) -> String {
     for (key, spelled) in REPLACED {
         let now: Vec<&str> = filled.all(key).collect();
         let changed = args.all(key).ne(now.iter().copied());
-        let Some(last) = now.last().filter(|_| changed || *key == "cc") else {
+        let is_shown = |last: &&&str| changed || *key == "cc" || last.contains("{{");
+        let Some(last) = now.last().filter(is_shown) else {
             continue;
         };
         if LISTS.contains(key) {
@@ -336,12 +299,20 @@ mod tests {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         let args = options::BULKSUBMIT.parse(&words).expect("options");
         let (template, lists) = inputs(&args).expect("inputs");
+        let mut defines = Defines::new(args.all("define")).expect("defines");
         let lines: Vec<String> = combine(&lists)
             .iter()
             .enumerate()
-            .map(|(seq, row)| match fill(&args, &template, row, seq) {
-                Ok((filled, command)) => shown(&args, &filled, &command),
-                Err(_) => "bad".to_owned(),
+            .map(|(seq, row)| {
+                let source = &mut Source {
+                    row,
+                    seq,
+                    defines: &mut defines,
+                };
+                match fill(&args, &template, source) {
+                    Ok((filled, command)) => shown(&args, &filled, &command),
+                    Err(_) => "bad".to_owned(),
+                }
             })
             .collect();
         assert_eq!(lines, expect);
@@ -387,6 +358,55 @@ mod tests {
         check(&["echo", "{x}", ":::", "1"], &["bad"]);
         check(&["echo", "{9}", ":::", "1"], &["bad"]);
         check(&["--output={y}", "echo", ":::", "1"], &["bad"]);
+    }
+
+    #[test]
+    fn replacements_are_formatted() {
+        check(
+            &[
+                "echo",
+                "{seq:03d}",
+                "{seq1:>4}",
+                "{0:>5}|{:*^7}",
+                "{./:>4}{0!r}",
+                "{cc:2}",
+                ":::",
+                "/b",
+            ],
+            &["echo 000    1    /b|**/b***    b'/b' {cc:2}"],
+        );
+        check(&["echo", "{0:d}", ":::", "1"], &["bad"]);
+        check(&["echo", "{0!x}", ":::", "1"], &["bad"]);
+        check(&["echo", "}", ":::", "1"], &["bad"]);
+    }
+
+    #[test]
+    fn python_defines_what_inputs_have() {
+        check(
+            &[
+                "--define=p2=2**int(x)",
+                "--define=l=list(x)",
+                "-n",
+                "{.p2:02d}",
+                "echo",
+                "{0.l}",
+                "{0.p2!r}",
+                ":::",
+                "12",
+            ],
+            &["-n4096 echo 1 2 4096"],
+        );
+        check(&["--define=x=y", "echo", "{.x}", ":::", "1"], &["bad"]);
+        check(&["--define=x=y", "echo", "{.z}", ":::", "1"], &["bad"]);
+        for text in ["x", "=1", "x=("] {
+            let fail = Defines::new([text].into_iter())
+                .err()
+                .expect("no definition");
+            assert!(
+                fail.text.starts_with(&format!("--define={text}: ")),
+                "{fail:?}"
+            );
+        }
     }
 
     #[test]

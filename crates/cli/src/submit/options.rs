@@ -129,7 +129,12 @@ pub(super) static BULKSUBMIT: Parser = Parser {
             "STRING",
             "What separates inputs in files (default: new line; none: blanks)"
         ),
-        arg('\0', "define", "NAME=EXPR", "").hidden(),
+        arg(
+            '\0',
+            "define",
+            "NAME=CODE",
+            "Define {.NAME} as a Python expression of the input x",
+        ),
     ],
 };
 

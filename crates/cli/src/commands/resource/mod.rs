@@ -1,29 +1,25 @@
 //! `flux resource`: the instance's resources.
 
 mod drain;
+mod eventlog;
 mod list;
 mod status;
 
 use client::Client;
 use proto::Empty;
 use proto::config::ConfigGet;
-use proto::resource::{
-    JournalEvents, Reload, ResourceAcquireMute, ResourceJournal, ResourceReload,
-};
+use proto::resource::{Reload, ResourceAcquireMute, ResourceReload};
 use rpc::Dest;
 use serde_json::Value as Json;
-use spec::Entry;
 use spec::constraint::Constraint;
 use spec::r::ResourceSet;
 use types::{Errno, Hostlist, IdSet, Rank};
 
 use crate::driver::Invocation;
-use crate::events::EventFormat;
+use crate::err;
 use crate::fail::{self, Fail};
 use crate::format::{self, Format, Named, NoFormat};
 use crate::options::{Args, Family, Opt, Parser, arg, flag, maybe};
-use crate::timefmt::TimeFormat;
-use crate::{color, err, outln, output};
 
 const PREFIX: &str = "flux-resource: ERROR";
 const LEADER: Dest = Dest::Rank(Rank::LEADER);
@@ -59,7 +55,7 @@ const SUBS: &[super::PlainSub] = &[
     ("info", list::info),
     ("R", list::show_r),
     ("reload", reload),
-    ("eventlog", eventlog),
+    ("eventlog", eventlog::run),
 ];
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
@@ -249,72 +245,6 @@ fn acquire_mute(words: &[String]) -> i32 {
             .handle()
             .call::<ResourceAcquireMute>(LEADER, &Empty {})
             .await?;
-        Ok(0)
-    })
-}
-
-static EVENTLOG: Parser = Parser {
-    name: "flux-resource eventlog",
-    usage: "[-h] [-f FORMAT] [-T FORMAT] [-H] [-L [WHEN]] [-F] [-w EVENT]",
-    about: "",
-    family: Family::P,
-    opts: &[
-        arg('f', "format", "FORMAT", "Output format: text or json"),
-        arg(
-            'T',
-            "time-format",
-            "FORMAT",
-            "Times: raw, iso, offset or human",
-        ),
-        flag('H', "human", "Show times for people"),
-        COLOR,
-        flag('F', "follow", "Go on with new events"),
-        arg('w', "wait", "EVENT", "Wait for this event and show it only"),
-        INCLUDE,
-    ],
-};
-
-fn eventlog(words: &[String]) -> i32 {
-    let args = match EVENTLOG.parse(words) {
-        Ok(args) => args,
-        Err(status) => return status,
-    };
-    fail::run(PREFIX, async {
-        let time = match args.get("time-format") {
-            Some(name) => TimeFormat::from_name(name)
-                .ok_or_else(|| Fail::new(format!("invalid time format: {name}")))?,
-            None if args.has("human") => TimeFormat::Human,
-            None => TimeFormat::Raw,
-        };
-        let json = match args.get("format") {
-            None | Some("text") => false,
-            Some("json") => true,
-            Some(other) => return Err(Fail::new(format!("invalid format: {other}"))),
-        };
-        if args.has("include") {
-            return Err(Fail::new("--include is not implemented here"));
-        }
-        let mut format = EventFormat::new(time, json, color::wanted_p(&args)?);
-        let client = fail::connect_p().await?;
-        let mut journal = client.handle().stream::<ResourceJournal>(LEADER, &Empty {});
-        while let Some(JournalEvents { events, .. }) = journal.next().await? {
-            if events.is_empty() && !args.has("follow") && !args.has("wait") {
-                break;
-            }
-            for event in &events {
-                let entry =
-                    Entry::from_value(event).map_err(|error| Fail::of("eventlog", error))?;
-                match args.get("wait") {
-                    Some(name) if name == entry.name => {
-                        outln!("{}", format.line(&entry));
-                        return Ok(0);
-                    }
-                    Some(_) => format.skip(&entry),
-                    None => outln!("{}", format.line(&entry)),
-                }
-            }
-            output::flush();
-        }
         Ok(0)
     })
 }
