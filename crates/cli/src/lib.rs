@@ -17,6 +17,7 @@ mod events;
 mod fail;
 mod format;
 mod input;
+mod interpreter;
 mod json;
 mod options;
 mod output;

@@ -33,6 +33,8 @@ pub(crate) struct Opt {
     pub(crate) help: &'static str,
     /// Whether help leaves it out.
     pub(crate) hidden: bool,
+    /// The heading help has it under, if it is no ordinary one.
+    pub(crate) section: &'static str,
 }
 
 /// An option without argument.
@@ -43,6 +45,7 @@ pub(crate) const fn flag(short: char, long: &'static str, help: &'static str) ->
         arg: Arg::No,
         help,
         hidden: false,
+        section: "",
     }
 }
 
@@ -59,6 +62,7 @@ pub(crate) const fn arg(
         arg: Arg::Yes(meta),
         help,
         hidden: false,
+        section: "",
     }
 }
 
@@ -75,6 +79,7 @@ pub(crate) const fn maybe(
         arg: Arg::Maybe(meta),
         help,
         hidden: false,
+        section: "",
     }
 }
 
@@ -90,6 +95,12 @@ impl Opt {
     /// The option, left out of help.
     pub(crate) const fn hidden(mut self) -> Opt {
         self.hidden = true;
+        self
+    }
+
+    /// The option, under a heading of its own in help.
+    pub(crate) const fn under(mut self, section: &'static str) -> Opt {
+        self.section = section;
         self
     }
 
@@ -441,6 +452,24 @@ impl Args {
         self.given
             .iter()
             .map(|(opt, value)| (*opt, value.as_deref()))
+    }
+
+    /// Has an option given as often as there are values, whatever it was before. A value that is a
+    /// number stands for so many times where the option takes none.
+    pub(crate) fn set(&mut self, key: &str, values: &[Option<String>]) {
+        self.given.retain(|(opt, _)| !opt.is(key));
+        let Some(opt) = self.parser.opts().find(|opt| opt.is(key)) else {
+            return;
+        };
+        for value in values {
+            match (opt.arg, value) {
+                (Arg::No, Some(text)) => {
+                    let times = text.parse().unwrap_or(1);
+                    self.given.extend(std::iter::repeat_n((opt, None), times));
+                }
+                _ => self.given.push((opt, value.clone())),
+            }
+        }
     }
 
     /// The same arguments with every value changed.

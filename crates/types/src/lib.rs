@@ -1,6 +1,7 @@
 //! Base types every other crate names: error numbers, ids, roles, sets, shell patterns; and the holes
 //! of files.
 
+pub mod cli_plugins;
 pub mod environ;
 mod errno;
 pub mod extent;

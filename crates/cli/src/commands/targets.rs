@@ -44,7 +44,7 @@ pub(crate) fn targets(text: &str, hosts: &Hostlist) -> Result<IdSet, TargetsErro
             .filter_map(|at| u32::try_from(at).ok())
             .collect();
         if found.is_empty() {
-            return Err(TargetsError::Unknown(host.into()));
+            return Err(TargetsError::Unknown(host));
         }
         ranks.insert_all(&found);
     }

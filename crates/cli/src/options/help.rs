@@ -54,11 +54,11 @@ impl Parser {
     pub(crate) fn help_text(&self) -> String {
         let mut text = self.usage_text();
         text.push('\n');
-        let rows: Vec<_> = self
-            .opts()
-            .filter(|opt| !opt.hidden)
-            .map(|opt| (self.left(opt), opt.help))
-            .collect();
+        // Ordinary ones first.
+        let mut shown: Vec<&Opt> = self.opts().filter(|opt| !opt.hidden).collect();
+        shown.sort_by_key(|opt| !opt.section.is_empty());
+        let row = |opt: &Opt| (self.left(opt), opt.help, opt.section);
+        let rows: Vec<_> = shown.into_iter().map(row).collect();
         let column = if self.family == Family::G {
             if !self.about.is_empty() {
                 text.push_str(self.about);
@@ -70,13 +70,22 @@ impl Parser {
                 text.push_str(&format!("\n{}\n", self.about));
             }
             text.push_str("\noptions:\n");
-            let longest = rows.iter().map(|(left, _)| left.chars().count()).max();
+            let longest = rows.iter().map(|(left, ..)| left.chars().count()).max();
             (longest.unwrap_or_default() + 2).min(P_COLUMN_MAX)
         };
-        for (left, help) in rows {
+        let mut heading = "";
+        for (left, help, section) in rows {
+            if section != heading {
+                text.push_str(&format!("\n{section}:\n"));
+                heading = section;
+            }
             let length = left.chars().count();
             text.push_str(&left);
             let mut at = length;
+            if help.is_empty() {
+                text.push('\n');
+                continue;
+            }
             if length + 1 > column {
                 text.push('\n');
                 at = 0;

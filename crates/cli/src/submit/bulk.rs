@@ -68,8 +68,8 @@ const LISTS: &[&str] = &[
 ];
 
 pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
-    let args = match early(&options::BULKSUBMIT, words) {
-        Ok(args) => args,
+    let (args, mut plugins) = match early(&options::BULKSUBMIT, words) {
+        Ok(parsed) => parsed,
         Err(status) => return status,
     };
     fail::run("flux-bulksubmit: ERROR", async {
@@ -93,12 +93,13 @@ pub(crate) fn bulksubmit(_: &Invocation<'_>, words: &[String]) -> i32 {
                 seq,
                 defines: &mut defines,
             };
-            let (filled, command) = fill(&args, &template, &mut source)?;
+            let (mut filled, command) = fill(&args, &template, &mut source)?;
             if is_dry(&args) || args.has("verbose") {
                 outln!("bulksubmit: submit {}", shown(&args, &filled, &command));
             }
             if !is_dry(&args) {
-                all.extend(jobs(&filled, &mut files, &command)?);
+                plugins.preinit(&mut filled)?;
+                all.extend(jobs(&filled, &mut plugins, &mut files, &command)?);
             }
         }
         if is_dry(&args) {

@@ -6,6 +6,7 @@ mod directives;
 mod environment;
 mod jobspec;
 mod options;
+mod plugins;
 mod sinks;
 mod watch;
 
@@ -27,6 +28,8 @@ use crate::{attach, err, json, out, outln, output};
 pub(crate) use bulk::bulksubmit;
 use jobspec::Kind;
 pub(crate) use jobspec::urgency;
+use plugins::Plugins;
+pub(crate) use plugins::Validators;
 use sinks::Files;
 pub(crate) use sinks::Sinks;
 pub(crate) use watch::{Wanted, Watcher};
@@ -61,26 +64,27 @@ fn command(args: &Args) -> Result<Vec<String>, Fail> {
     Ok(words.to_vec())
 }
 
-/// What ends a submission command before it submits.
-fn early(parser: &'static Parser, words: &[String]) -> Result<Args, i32> {
-    let args = parser.parse(words)?;
+/// Parses a command line, plugins' options included. The error is the exit status where that is
+/// all there is to do.
+fn early(parser: &'static Parser, words: &[String]) -> Result<(Args, Plugins), i32> {
+    let prefix = format!("{}: ERROR", parser.name.replace(' ', "-"));
+    let report = |fail| fail::report(&prefix, Err(fail));
+    let mut plugins = Plugins::load(parser).map_err(report)?;
+    let args = plugins.parser().parse(words)?;
     if args.has("help") {
-        match args.get("help") {
+        return Err(match args.get("help") {
             None => {
-                output::write(parser.help_text().as_bytes());
-                return Err(0);
+                output::write(plugins.parser().help_text().as_bytes());
+                0
             }
-            Some(topic) => {
-                err!("--help: no such option {topic}");
-                return Err(1);
-            }
-        }
+            Some(topic) => plugins.tell(topic).map_or_else(report, |()| 0),
+        });
     }
     if args.has("list-plugins") {
-        outln!("Plugin search path: (none)");
+        plugins.list();
         return Err(0);
     }
-    Ok(args)
+    Ok((args, plugins))
 }
 
 fn is_dry(args: &Args) -> bool {
@@ -88,13 +92,14 @@ fn is_dry(args: &Args) -> bool {
 }
 
 pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
-    let args = match early(&options::RUN, words) {
-        Ok(args) => args,
+    let (mut args, mut plugins) = match early(&options::RUN, words) {
+        Ok(parsed) => parsed,
         Err(status) => return status,
     };
     fail::run("flux-run: ERROR", async {
+        plugins.preinit(&mut args)?;
         let command = command(&args)?;
-        let jobspec = jobspec::build(&args, Kind::Tasks, &command)?;
+        let jobspec = plugins.modify(jobspec::build(&args, Kind::Tasks, &command)?)?;
         let flags = jobspec::flags(&args)?;
         let urgency = urgency(args.get("urgency"))?;
         if is_dry(&args) {
@@ -175,9 +180,14 @@ impl Job {
 }
 
 /// The jobs a command line asks for.
-fn jobs(args: &Args, files: &mut Files, command: &[String]) -> Result<Vec<Job>, Fail> {
+fn jobs(
+    args: &Args,
+    plugins: &mut Plugins,
+    files: &mut Files,
+    command: &[String],
+) -> Result<Vec<Job>, Fail> {
     let Some(copies) = copies(args)? else {
-        let jobspec = jobspec::build(args, Kind::Tasks, command)?;
+        let jobspec = plugins.modify(jobspec::build(args, Kind::Tasks, command)?)?;
         return Ok(vec![Job::new(args, files, jobspec, None)?]);
     };
     let varies = args
@@ -188,7 +198,7 @@ fn jobs(args: &Args, files: &mut Files, command: &[String]) -> Result<Vec<Job>, 
     let common = if varies {
         None
     } else {
-        Some(jobspec::build(args, Kind::Tasks, command)?)
+        Some(plugins.modify(jobspec::build(args, Kind::Tasks, command)?)?)
     };
     copies
         .into_iter()
@@ -200,7 +210,7 @@ fn jobs(args: &Args, files: &mut Files, command: &[String]) -> Result<Vec<Job>, 
                 None => {
                     let command: Vec<String> =
                         command.iter().map(|word| substitute(word, &text)).collect();
-                    jobspec::build(&filled, Kind::Tasks, &command)?
+                    plugins.modify(jobspec::build(&filled, Kind::Tasks, &command)?)?
                 }
             };
             if args.has("cc") {
@@ -213,13 +223,14 @@ fn jobs(args: &Args, files: &mut Files, command: &[String]) -> Result<Vec<Job>, 
 }
 
 pub(crate) fn submit(_: &Invocation<'_>, words: &[String]) -> i32 {
-    let args = match early(&options::SUBMIT, words) {
-        Ok(args) => args,
+    let (mut args, mut plugins) = match early(&options::SUBMIT, words) {
+        Ok(parsed) => parsed,
         Err(status) => return status,
     };
     fail::run("flux-submit: ERROR", async {
+        plugins.preinit(&mut args)?;
         let command = command(&args)?;
-        let jobs = jobs(&args, &mut Files::default(), &command)?;
+        let jobs = jobs(&args, &mut plugins, &mut Files::default(), &command)?;
         if is_dry(&args) {
             for job in &jobs {
                 outln!("{}", json::python(&job.jobspec, false));
@@ -375,8 +386,8 @@ fn add_brokers(
 }
 
 pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
-    let args = match early(&options::BATCH, words) {
-        Ok(args) => args,
+    let (args, mut plugins) = match early(&options::BATCH, words) {
+        Ok(parsed) => parsed,
         Err(status) => return status,
     };
     fail::run("flux-batch: ERROR", async {
@@ -384,7 +395,7 @@ pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
         // Options in the script come first, so that the command line's prevail.
         let mut all = Vec::new();
         for (line, words) in directives::parse(&script.name, &script.text)? {
-            if let Err(status) = options::BATCH.parse(&words) {
+            if let Err(status) = plugins.parser().parse(&words) {
                 err!(
                     "flux-batch: ERROR: argument parsing failed at {} line {line}",
                     script.name
@@ -394,7 +405,8 @@ pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
             all.extend(words);
         }
         all.extend_from_slice(words);
-        let args = options::BATCH.parse(&all)?;
+        let mut args = plugins.parser().parse(&all)?;
+        plugins.preinit(&mut args)?;
         let mut rest = vec!["{{tmpdir}}/script".to_owned()];
         rest.extend_from_slice(args.words.get(1..).unwrap_or_default());
         if args.has("wrap") {
@@ -408,6 +420,7 @@ pub(crate) fn batch(_: &Invocation<'_>, words: &[String]) -> i32 {
         let file = jobspec::file_object(0o100_700, script.text.as_bytes(), None);
         add_file(&mut jobspec, "script", file);
         configure(&args, &mut jobspec)?;
+        let jobspec = plugins.modify(jobspec)?;
         let flags = jobspec::flags(&args)?;
         let urgency = urgency(args.get("urgency"))?;
         if is_dry(&args) {
@@ -470,11 +483,12 @@ impl Script {
 
 pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
     use std::io::IsTerminal;
-    let args = match early(&options::ALLOC, words) {
-        Ok(args) => args,
+    let (mut args, mut plugins) = match early(&options::ALLOC, words) {
+        Ok(parsed) => parsed,
         Err(status) => return status,
     };
     fail::run("flux-alloc: ERROR", async {
+        plugins.preinit(&mut args)?;
         let mut rest = args.words.clone();
         if args.introduced {
             // Words of the command may look like options of the broker.
@@ -492,6 +506,7 @@ pub(crate) fn alloc(_: &Invocation<'_>, words: &[String]) -> i32 {
         } else if std::io::stdin().is_terminal() {
             options["pty"] = serde_json::json!({"interactive": 1});
         }
+        let jobspec = plugins.modify(jobspec)?;
         let flags = jobspec::flags(&args)?;
         let urgency = urgency(args.get("urgency"))?;
         if is_dry(&args) {

@@ -1,5 +1,6 @@
 //! The options of the submission commands.
 
+use super::plugins::SECTION;
 use crate::options::{Family, Parser, arg, flag, maybe};
 
 /// The options all submission commands have, and more.
@@ -35,8 +36,8 @@ macro_rules! submission_options {
             flag('\0', "dry", "").hidden(),
             flag('\0', "quiet", "Do not show the job id"),
             flag('\0', "list-plugins", "List command-line plugins"),
-            arg('\0', "resources-shape", "SHAPE", "The resources in short form (RFC 46); other resource options are ignored"),
-            arg('\0', "resources-json", "FILE", "The resources of a jobspec in a JSON file; other resource options are ignored"),
+            arg('\0', "resources-shape", "SHAPE", "The resources in short form (RFC 46); other resource options are ignored").under(SECTION),
+            arg('\0', "resources-json", "FILE", "The resources of a jobspec in a JSON file; other resource options are ignored").under(SECTION),
             flag('\0', "debug-emulate", "").hidden(),
             $($extra),*
         ]

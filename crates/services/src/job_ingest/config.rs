@@ -3,6 +3,7 @@
 use jobs::RequireInstance;
 use jobs::policy::Policy;
 use serde_json::{Map, Value};
+use types::cli_plugins;
 
 /// What is configured.
 #[derive(Clone, Debug)]
@@ -106,6 +107,11 @@ impl Config {
             validator_worker: None,
             buffer_size: None,
         };
+        // The plugins of the submission commands, which are in Python, check jobspecs too.
+        let directories = cli_plugins::directories().unwrap_or_default();
+        if !cli_plugins::files(&directories).is_empty() {
+            parsed.validator_worker = Some(Vec::new());
+        }
         let Some(ingest) = config.get("ingest") else {
             return Ok(parsed);
         };
@@ -148,6 +154,9 @@ impl Config {
             None => "(null)".to_owned(),
         };
         self.validator = format!("plugins={}, args={}", shown(&plugins), shown(&args));
+        if self.validator_worker.is_some() {
+            self.validator_worker = Some(words(&plugins, &args));
+        }
         for plugin in plugins.iter().flatten() {
             match plugin.as_str() {
                 "jobspec" | "schema" => {}

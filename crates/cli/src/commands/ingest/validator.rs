@@ -1,5 +1,7 @@
 //! `flux job-validator`: checks jobspecs.
 
+use std::cell::RefCell;
+
 use client::Client;
 use jobs::RequireInstance;
 use proto::attr::{AttrGet, Name};
@@ -13,6 +15,7 @@ use super::Kind;
 use crate::driver::Invocation;
 use crate::fail::{self, Fail, Outcome};
 use crate::options::{Args, Family, Parser, arg, flag};
+use crate::submit::Validators;
 
 static KIND: Kind = Kind {
     name: "validator",
@@ -68,6 +71,8 @@ pub(crate) fn run(_: &Invocation<'_>, words: &[String]) -> i32 {
 enum Plugin {
     /// The version required, if one is.
     Jobspec(Option<i64>),
+    /// What plugins of the submission commands check.
+    Submission(RefCell<Validators>),
     Feasibility(Client),
     RequireInstance(RequireInstance),
 }
@@ -82,6 +87,11 @@ async fn validate(args: &Args) -> Outcome {
             "require-instance" => Plugin::RequireInstance(limits(args).await?),
             _ => return Err(KIND.critical(&format!("validator plugin '{name}' not found"))),
         });
+        if name == "jobspec" {
+            let validators =
+                Validators::load("job-validator").map_err(|text| KIND.critical(&text))?;
+            plugins.extend(validators.map(|loaded| Plugin::Submission(RefCell::new(loaded))));
+        }
     }
     super::filter(&KIND, args.has("jobspec-only"), async |jobspec| {
         check(&plugins, jobspec).await.map(|()| None)
@@ -134,7 +144,13 @@ async fn check(plugins: &[Plugin], jobspec: Value) -> Result<(), (Errno, String)
     for plugin in plugins {
         let result = match (plugin, &decoded) {
             (Plugin::Feasibility(client), _) => feasible(client, &jobspec).await,
+            // The first of these has told why.
+            (Plugin::Submission(_), Err(_)) => Ok(()),
             (_, Err(error)) => Err((Errno::EPERM, error.to_string())),
+            (Plugin::Submission(validators), Ok(_)) => validators
+                .borrow_mut()
+                .check(&jobspec)
+                .map_err(|text| (Errno::EPERM, text)),
             (Plugin::Jobspec(version), Ok(jobspec)) => valid(jobspec, *version)
                 .await
                 .map_err(|text| (Errno::EPERM, text)),
