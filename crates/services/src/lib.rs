@@ -21,6 +21,7 @@ mod process;
 pub mod resource;
 pub mod rexec;
 pub mod sched;
+mod statsd;
 mod store;
 pub mod tally;
 

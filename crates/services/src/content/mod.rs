@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use types::{Errno, Rank};
 
 use crate::memory::Freed;
+use crate::statsd::Statsd;
 use cache::{Bounds, Cache};
 use hasher::Hasher;
 use inlet::Inlet;
@@ -117,6 +118,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
         last_error: None,
         failing: None,
         probe: None,
+        statsd: Statsd::open(context.host(), context.rank(), "content", "content-cache"),
         done,
     };
     let routes = routes(content.leader);
@@ -142,7 +144,7 @@ async fn run(mut context: Context) -> Result<(), Failure> {
                 content.on_delivery(delivery);
             }
             Some(done) = done_rx.recv() => content.on_done(done),
-            _ = purge.tick() => content.on_pulse(),
+            _ = purge.tick() => content.refresh(),
             // Only when the inbox is empty, so that what arrived together goes up together.
             () = std::future::ready(()), if content.has_work() => content.work(),
         }

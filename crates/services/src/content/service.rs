@@ -27,6 +27,7 @@ use super::hasher::Hasher;
 use super::inlet::{self, Delivery, Inlet};
 use super::mapped::{Mapped, Scanned};
 use crate::memory::Freed;
+use crate::statsd::Statsd;
 
 /// The attribute that names the backing store.
 const BACKING_ATTR: &str = "content.backing-module";
@@ -86,6 +87,8 @@ pub(super) struct Content {
     pub(super) probe: Option<BlobRef>,
     /// Why the backing store refuses blobs, if it does and that was logged.
     pub(super) failing: Option<Errno>,
+    /// Who collects statistics.
+    pub(super) statsd: Option<Statsd>,
     pub(super) done: mpsc::UnboundedSender<Done>,
 }
 
@@ -161,9 +164,24 @@ impl Content {
         self.started.elapsed()
     }
 
+    /// With each heartbeat a collector of statistics hears of us, if there is one.
+    pub(super) fn on_pulse(&mut self) {
+        self.refresh();
+        if let Some(statsd) = &self.statsd {
+            let count = self.cache.count();
+            statsd.gauges(&[
+                ("count", (count + self.loads.len()) as u64),
+                ("valid", count as u64),
+                ("dirty", self.cache.dirty() as u64),
+                ("size", self.cache.size()),
+                ("flush-batch-count", self.in_flight as u64),
+            ]);
+        }
+    }
+
     /// What is done now and then: old blobs are dropped, and if some could not be stored, one of
     /// them tries again, as there may be room now.
-    pub(super) fn on_pulse(&mut self) {
+    pub(super) fn refresh(&mut self) {
         self.purge();
         if self.leader && self.backing && self.in_flight == 0 {
             self.probe = self.cache.retry_one();
